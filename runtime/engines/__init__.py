@@ -1,0 +1,1 @@
+"""Engines: what does inference for the loop."""
