@@ -135,6 +135,10 @@ class Sampling:
     """Above 0 up to 1."""
     seed: int | None = None
     """0 to 4294967294."""
+    presence_penalty: float | None = None
+    """-2 to 2."""
+    frequency_penalty: float | None = None
+    """-2 to 2."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

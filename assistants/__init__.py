@@ -1,0 +1,1 @@
+"""The stateful assistants server: threads, messages, runs and their streams."""

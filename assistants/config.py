@@ -1,0 +1,38 @@
+"""What the operator chooses."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+EngineKind = Literal["embedded", "scripted"]
+
+DEFAULT_GRPC_ADDRESS = "127.0.0.1:50051"
+DRAIN_GRACE_S = 10.0
+"""How long runs and streams may go on after SIGTERM."""
+
+
+def default_data_dir() -> Path:
+    """`$ASSISTANTS_DATA_DIR`, else the user's data directory."""
+    if configured := os.environ.get("ASSISTANTS_DATA_DIR"):
+        return Path(configured)
+    return Path.home() / ".local" / "share" / "assistants" / "data"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConfig:
+    """One server."""
+
+    data_dir: Path
+    model: str
+    """Name of an installed model; of no meaning to the scripted engine."""
+    models_dir: Path
+    grpc_address: str = DEFAULT_GRPC_ADDRESS
+    """host:port; port 0 takes a free one. unix:PATH for a socket."""
+    engine: EngineKind = "embedded"
+    slots: int | None = None
+    """Generations at the same time; None is the engine's own choice."""
+    context_tokens: int | None = None
+    """Context of one slot; None is the engine's own choice."""
+    threads: int | None = None
+    """Threads of the engine; None is its own choice."""

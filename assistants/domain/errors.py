@@ -1,0 +1,223 @@
+"""Errors of the server, told to clients in the same words over every edge.
+
+AssistantsError
+├── InvalidArgument       INVALID_FIELD, one violation a field
+│   └── RequestIdReused   REQUEST_ID_REUSED
+├── FeatureUnavailable    FEATURE_UNAVAILABLE, a field that this version refuses
+├── NotFound              RESOURCE_NOT_FOUND
+├── FailedPrecondition    something must change first
+│   ├── RunActive         RUN_ACTIVE
+│   ├── RunEnded          RUN_ENDED
+│   └── NoActionRequired  NO_ACTION_REQUIRED
+├── EtagMismatch          ETAG_MISMATCH
+├── EventsPruned          EVENTS_PRUNED
+└── Unavailable           try again
+    ├── Overloaded        OVERLOADED
+    └── Draining          DRAINING
+
+Internal to the server, never told to a client:
+Fenced                    a newer attempt owns the run
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+Code = Literal[
+    "INVALID_ARGUMENT",
+    "NOT_FOUND",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNAVAILABLE",
+    "UNIMPLEMENTED",
+]
+"""Canonical code of google.rpc.Code."""
+
+
+class AssistantsError(Exception):
+    """Root: a code, a reason for programs, a message for people."""
+
+    code: ClassVar[Code]
+    reason: ClassVar[str]
+    """UPPER_SNAKE, never changed once released."""
+
+    def __init__(self, message: str, **metadata: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.metadata = metadata
+        """Every variable of the message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One broken rule."""
+
+    field: str
+    """Path of the field, such as `content[0].text`."""
+    description: str
+    """The rule and the value that breaks it."""
+
+
+class InvalidArgument(AssistantsError):
+    """Fields of the request break rules."""
+
+    code = "INVALID_ARGUMENT"
+    reason = "INVALID_FIELD"
+
+    def __init__(self, *violations: Violation) -> None:
+        super().__init__(
+            "; ".join(f"{v.field}: {v.description}" for v in violations), field=violations[0].field
+        )
+        self.violations = violations
+
+    def within(self, prefix: str) -> "InvalidArgument":
+        """The same error with fields named from one level further up."""
+        return type(self)(*(Violation(f"{prefix}.{v.field}", v.description) for v in self.violations))
+
+
+class RequestIdReused(InvalidArgument):
+    """The request id was used with another request."""
+
+    reason = "REQUEST_ID_REUSED"
+
+    def __init__(self, *violations: Violation) -> None:
+        super().__init__(*violations)
+
+    @classmethod
+    def of(cls, request_id: str) -> "RequestIdReused":
+        """The error for this id."""
+        return cls(Violation("request_id", f"{request_id!r} was used with another request"))
+
+
+class FeatureUnavailable(AssistantsError):
+    """This version of the server does not do what a field asks for."""
+
+    code = "UNIMPLEMENTED"
+    reason = "FEATURE_UNAVAILABLE"
+
+    def __init__(self, field: str, what: str) -> None:
+        super().__init__(f"{field}: {what} is not available in this version", field=field, feature=what)
+        self.field = field
+
+
+class NotFound(AssistantsError):
+    """There is no such resource in the project."""
+
+    code = "NOT_FOUND"
+    reason = "RESOURCE_NOT_FOUND"
+
+    def __init__(self, resource_type: str, name: str) -> None:
+        super().__init__(
+            f"No {resource_type} found with name {name!r}", resource_type=resource_type, name=name
+        )
+        self.resource_type = resource_type
+        self.name = name
+
+
+class FailedPrecondition(AssistantsError):
+    """Something must change before the call can succeed."""
+
+    code = "FAILED_PRECONDITION"
+    reason = "FAILED_PRECONDITION"
+
+    def __init__(self, message: str, *, subject: str, **metadata: str) -> None:
+        super().__init__(message, **metadata)
+        self.subject = subject
+        """Name of what must change."""
+
+
+class RunActive(FailedPrecondition):
+    """The thread has an active run."""
+
+    reason = "RUN_ACTIVE"
+
+    def __init__(self, *, thread: str, run: str) -> None:
+        super().__init__(f"{thread} has an active run: {run}", subject=run, thread=thread, run=run)
+        self.run = run
+
+
+class RunEnded(FailedPrecondition):
+    """The run has ended."""
+
+    reason = "RUN_ENDED"
+
+    def __init__(self, *, run: str, state: str) -> None:
+        super().__init__(f"{run} has ended with state {state!r}", subject=run, run=run, state=state)
+
+
+class NoActionRequired(FailedPrecondition):
+    """The run does not wait for tool outputs."""
+
+    reason = "NO_ACTION_REQUIRED"
+
+    def __init__(self, *, run: str, state: str) -> None:
+        super().__init__(
+            f"{run} is in state {state!r} and does not accept tool outputs", subject=run, run=run, state=state
+        )
+
+
+class EtagMismatch(AssistantsError):
+    """The resource has changed since the client read it."""
+
+    code = "ABORTED"
+    reason = "ETAG_MISMATCH"
+
+    def __init__(self, name: str, *, given: str, current: str) -> None:
+        super().__init__(
+            f"{name} has etag {current!r}, not {given!r}: read it again",
+            name=name,
+            given=given,
+            current=current,
+        )
+
+
+class EventsPruned(AssistantsError):
+    """The events after the cursor are no longer kept."""
+
+    code = "OUT_OF_RANGE"
+    reason = "EVENTS_PRUNED"
+
+    def __init__(self, *, run: str, oldest_sequence: int) -> None:
+        super().__init__(
+            f"{run} keeps its events from sequence {oldest_sequence}",
+            run=run,
+            oldest_sequence=str(oldest_sequence),
+        )
+
+
+class Unavailable(AssistantsError):
+    """The server cannot serve the call now."""
+
+    code = "UNAVAILABLE"
+    reason = "UNAVAILABLE"
+
+    def __init__(self, message: str, *, retry_after_s: float, **metadata: str) -> None:
+        super().__init__(message, **metadata)
+        self.retry_after_s = retry_after_s
+
+
+class Overloaded(Unavailable):
+    """Too much work is waiting."""
+
+    reason = "OVERLOADED"
+
+
+class Draining(Unavailable):
+    """The server is shutting down."""
+
+    reason = "DRAINING"
+
+    def __init__(self) -> None:
+        super().__init__("The server is shutting down", retry_after_s=1.0)
+
+
+class Fenced(Exception):
+    """The write was refused: the run has moved on without this attempt."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(f"another attempt owns {run_id}, or it was stopped")
+        self.run_id = run_id
+
+
+class DataDirectoryError(Exception):
+    """The data directory cannot be used; the message is one line for people."""

@@ -1,0 +1,261 @@
+"""The seams to what stores state, streams events and holds the queue.
+
+Every method takes the project: nothing of another project can be reached.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from assistants.domain.assistant import Assistant
+from assistants.domain.message import Message
+from assistants.domain.page import Page, PageRequest
+from assistants.domain.run import Run
+from assistants.domain.run_event import EventBody, RunEvent
+from assistants.domain.run_step import RunStep
+from assistants.domain.thread import Thread
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestKey:
+    """Makes a create idempotent for 24 hours."""
+
+    method: str
+    request_id: str
+    fingerprint: str
+    """Digest of the request: the same id with another request is an error."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fence:
+    """Right to write to a run; a newer claim takes it away."""
+
+    project_id: str
+    thread_id: str
+    run_id: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """A run taken for execution."""
+
+    run: Run
+    fence: Fence
+    steps: tuple[RunStep, ...]
+    """In order; the last may be in progress."""
+    previous_traceparent: str | None
+    """Trace context of the attempt before this one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreatedRun:
+    """A stored run, and its claim when it was taken in the same transaction."""
+
+    run: Run
+    claim: Claim | None
+    existed: bool
+    """Whether the request id had made it before."""
+
+
+class AssistantRepository(Protocol):
+    """Assistants of a project."""
+
+    async def create(self, assistant: Assistant, request: RequestKey | None) -> Assistant:
+        """Stores it, or gives the one that the request id made. Raises RequestIdReused."""
+        ...
+
+    async def get(self, project_id: str, assistant_id: str) -> Assistant | None:
+        """None when there is none."""
+        ...
+
+    async def list(self, project_id: str, page: PageRequest) -> Page[Assistant]:
+        """One page."""
+        ...
+
+    async def replace(self, assistant: Assistant, *, revision: int) -> bool:
+        """Stores the new value if the stored revision is still `revision`."""
+        ...
+
+    async def delete(self, project_id: str, assistant_id: str, *, revision: int | None) -> bool:
+        """Deletes it if it has that revision, when one is given."""
+        ...
+
+
+class ThreadRepository(Protocol):
+    """Threads of a project."""
+
+    async def create(self, thread: Thread, request: RequestKey | None) -> Thread:
+        """Stores it, or gives the one that the request id made. Raises RequestIdReused."""
+        ...
+
+    async def get(self, project_id: str, thread_id: str) -> Thread | None:
+        """None when there is none."""
+        ...
+
+    async def list(self, project_id: str, page: PageRequest) -> Page[Thread]:
+        """One page."""
+        ...
+
+    async def replace(self, thread: Thread, *, revision: int) -> bool:
+        """Stores the new metadata if the stored revision is still `revision`."""
+        ...
+
+    async def set_context_start(self, project_id: str, thread_id: str, position: int) -> None:
+        """Moves the first position that prompts use; never backwards."""
+        ...
+
+    async def delete(self, project_id: str, thread_id: str, *, revision: int | None) -> bool:
+        """Deletes it and all that is in it. Raises RunActive while a run is active."""
+        ...
+
+
+class MessageRepository(Protocol):
+    """Messages of threads."""
+
+    async def create(self, message: Message, request: RequestKey | None) -> Message:
+        """Appends it. Raises RunActive, RequestIdReused, and NotFound without its thread."""
+        ...
+
+    async def get(self, project_id: str, thread_id: str, message_id: str) -> Message | None:
+        """None when there is none."""
+        ...
+
+    async def list(
+        self, project_id: str, thread_id: str, page: PageRequest, *, run_id: str | None
+    ) -> Page[Message]:
+        """One page, of the messages that a run wrote when one is given."""
+        ...
+
+    async def since(self, project_id: str, thread_id: str, position: int) -> Sequence[Message]:
+        """All messages from a position on, in order."""
+        ...
+
+    async def set_metadata(
+        self, project_id: str, thread_id: str, message_id: str, metadata: Mapping[str, str]
+    ) -> Message | None:
+        """Replaces the metadata; None when there is no such message."""
+        ...
+
+    async def delete(self, project_id: str, thread_id: str, message_id: str) -> bool:
+        """Deletes it. Raises RunActive while a run is active on the thread."""
+        ...
+
+
+class RunStore(Protocol):
+    """Runs, their steps, and the one way to change them: by events.
+
+    An event that is stored changes the rows that it tells of in the same
+    transaction, or, on a cluster, right before it is published.
+    """
+
+    async def create(
+        self, run: Run, messages: Sequence[Message], request: RequestKey | None, *, claim: bool
+    ) -> CreatedRun:
+        """Stores a queued run and the messages before it; takes it at once if `claim`.
+
+        Raises RunActive, RequestIdReused, and NotFound without its thread.
+        """
+        ...
+
+    async def claim(self, run_id: str, *, takeover: bool) -> Claim | None:
+        """Takes a queued run: a new epoch and attempt. None when there is nothing to do.
+
+        Only with `takeover` is a run taken that is in progress or cancelling: whoever
+        had it is gone, or is fenced from now on.
+        """
+        ...
+
+    async def append(self, fence: Fence, events: Sequence[EventBody]) -> int:
+        """Appends events and applies them; gives the last sequence.
+
+        Raises Fenced when another attempt owns the run, or when its state is not
+        the one that the events continue.
+        """
+        ...
+
+    async def end_idle(self, project_id: str, run_id: str, *, expired: bool) -> Run | None:
+        """Ends a run that nobody executes as cancelled or expired.
+
+        A run in progress becomes cancelling instead, unless `expired`. Gives the
+        run as it is afterwards; None when there is none.
+        """
+        ...
+
+    async def get(self, project_id: str, run_id: str) -> Run | None:
+        """None when there is none."""
+        ...
+
+    async def list(self, project_id: str, thread_id: str | None, page: PageRequest) -> Page[Run]:
+        """One page, of one thread or of all."""
+        ...
+
+    async def set_metadata(self, project_id: str, run_id: str, metadata: Mapping[str, str]) -> Run | None:
+        """Replaces the metadata; None when there is no such run."""
+        ...
+
+    async def active(self, project_id: str, thread_id: str) -> Run | None:
+        """The run that holds the thread."""
+        ...
+
+    async def set_attempt_traceparent(self, fence: Fence, traceparent: str) -> None:
+        """Remembers the trace context of the attempt, for the next one to link to."""
+        ...
+
+    async def get_step(self, project_id: str, run_id: str, step_id: str) -> RunStep | None:
+        """None when there is none."""
+        ...
+
+    async def list_steps(self, project_id: str, run_id: str, page: PageRequest) -> Page[RunStep]:
+        """One page."""
+        ...
+
+    async def unfinished(self) -> Sequence[str]:
+        """Ids of the runs of all projects that somebody has to execute, oldest first."""
+        ...
+
+    async def overdue(self, now: datetime) -> Sequence[Run]:
+        """Active runs of all projects whose time to expire has come."""
+        ...
+
+
+class EventLog(Protocol):
+    """Journals of runs, to read."""
+
+    async def read(self, run_id: str, *, after: int, limit: int) -> Sequence[RunEvent]:
+        """Events after a sequence, in order."""
+        ...
+
+    def subscribe(self, listener: Callable[[str, Sequence[RunEvent]], None]) -> None:
+        """Calls `listener(run_id, events)` on the loop after each append, in order."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueuedRun:
+    """A run to execute."""
+
+    run_id: str
+    takeover: bool
+    """Whether it was in progress when its executor went away."""
+
+
+class RunQueue(Protocol):
+    """Runs that wait to be executed."""
+
+    async def put(self, queued: QueuedRun) -> None:
+        """Adds one; twice is harmless, since a claim lets only one in."""
+        ...
+
+    async def take(self) -> QueuedRun:
+        """Waits for the oldest."""
+        ...
+
+
+class Signals(Protocol):
+    """Tells whoever executes a run to stop."""
+
+    def stop(self, run_id: str) -> None:
+        """Makes the executor look at the run's state. A lost signal costs time, not truth."""
+        ...

@@ -1,0 +1,80 @@
+"""Entries of a run's journal. An event is also the change of state that it tells.
+
+The store applies `RunChanged`, `StepChanged` and `MessageChanged` to the rows in
+the transaction that appends the event: state and stream cannot differ.
+"""
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Literal
+
+from assistants.domain.message import Message
+from assistants.domain.run import RunStatus
+from assistants.domain.run_step import RunStep
+
+
+@dataclass(frozen=True, slots=True)
+class RunChanged:
+    """The run has a new state."""
+
+    status: RunStatus
+    kind: Literal["run"] = "run"
+
+
+@dataclass(frozen=True, slots=True)
+class StepChanged:
+    """A step has a new state."""
+
+    step: RunStep
+    kind: Literal["step"] = "step"
+
+
+@dataclass(frozen=True, slots=True)
+class MessageChanged:
+    """A message has a new state."""
+
+    message: Message
+    kind: Literal["message"] = "message"
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """A piece of a message's text, or of its reasoning."""
+
+    message_id: str
+    index: int
+    """Place of the content part in the message, from 0."""
+    text: str
+    reasoning: bool = False
+    kind: Literal["delta"] = "delta"
+
+    def joined(self, later: "EventBody") -> "TextDelta | None":
+        """Both as one delta, or None when they are not of the same part."""
+        if (
+            isinstance(later, TextDelta)
+            and later.message_id == self.message_id
+            and later.index == self.index
+            and later.reasoning == self.reasoning
+        ):
+            return replace(self, text=self.text + later.text)
+        return None
+
+
+EventBody = RunChanged | StepChanged | MessageChanged | TextDelta
+
+
+@dataclass(frozen=True, slots=True)
+class RunEvent:
+    """One entry: what happened, where and when."""
+
+    sequence: int
+    """From 1, without gaps."""
+    attempt: int
+    """Attempt that wrote it; 0 before the first."""
+    event_time: datetime
+    body: EventBody
+
+    @property
+    def final(self) -> bool:
+        """Whether no event can follow."""
+        return isinstance(self.body, RunChanged) and self.body.status.state.final

@@ -1,0 +1,1 @@
+"""Execution of runs: claim, drive the loop, journal; and the watchers of the journal."""

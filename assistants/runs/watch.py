@@ -1,0 +1,101 @@
+"""Watching a journal: replay from a cursor, then follow.
+
+A watcher has only its cursor. It reads from the run's tail in memory where that
+reaches back far enough, and from the event log where not; so a slow watcher
+holds nothing and slows nobody.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+
+from assistants.domain.ports import EventLog
+from assistants.domain.run import Run
+from assistants.domain.run_event import RunEvent
+
+_TAIL_EVENTS = 1024
+_PAGE = 512
+
+
+class _Tail:
+    """The newest events of one run."""
+
+    def __init__(self) -> None:
+        self._events: list[RunEvent] = []
+        self._waiters: list[asyncio.Future[None]] = []
+        self.watchers = 0
+        self.last = 0
+        self.ended = False
+
+    def extend(self, events: Sequence[RunEvent]) -> None:
+        if self._events and events[0].sequence != self.last + 1:
+            self._events.clear()  # events of another node are missing between: the log has them
+        self._events += events
+        if len(self._events) > 2 * _TAIL_EVENTS:
+            del self._events[:-_TAIL_EVENTS]
+        self.last = events[-1].sequence
+        self.ended = events[-1].final
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def after(self, sequence: int) -> Sequence[RunEvent] | None:
+        """The events after a sequence; None when the tail does not reach back to it."""
+        if not self._events or sequence < self._events[0].sequence - 1:
+            return None
+        return self._events[sequence - self.last :] if sequence < self.last else ()
+
+    async def wait_beyond(self, sequence: int) -> None:
+        while self.last <= sequence:
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            await waiter
+
+
+class Watch:
+    """The watchers of all runs on this node."""
+
+    def __init__(self, event_log: EventLog) -> None:
+        self._event_log = event_log
+        self._tails: dict[str, _Tail] = {}
+        event_log.subscribe(self._published)
+
+    async def follow(self, run: Run, *, after: int) -> AsyncGenerator[RunEvent]:
+        """Gives the events after a sequence and ends after the final one.
+
+        Live and replayed events are the same. Closing the generator ends the
+        watch and nothing else.
+        """
+        # Opened before the log is read: what is appended from now on is noticed.
+        tail = self._tails.setdefault(run.id, _Tail())
+        tail.watchers += 1
+        ended = run.status.state.final
+        cursor = after
+        try:
+            while True:
+                events = tail.after(cursor)
+                if events is None:
+                    events = await self._event_log.read(run.id, after=cursor, limit=_PAGE)
+                for event in events:
+                    yield event
+                    cursor = event.sequence
+                    if event.final:
+                        return
+                if not events:
+                    if ended or (tail.ended and cursor >= tail.last):
+                        return
+                    await tail.wait_beyond(cursor)
+        finally:
+            tail.watchers -= 1
+            self._forget_if_idle(run.id, tail)
+
+    def _published(self, run_id: str, events: Sequence[RunEvent]) -> None:
+        tail = self._tails.setdefault(run_id, _Tail())
+        tail.extend(events)
+        self._forget_if_idle(run_id, tail)
+
+    def _forget_if_idle(self, run_id: str, tail: _Tail) -> None:
+        """Drops a tail that nobody watches and nobody extends."""
+        nothing_comes = tail.ended or not tail.last
+        if not tail.watchers and nothing_comes and self._tails.get(run_id) is tail:
+            del self._tails[run_id]

@@ -1,0 +1,1 @@
+"""The process: interceptors, wiring, start and drain."""

@@ -1,0 +1,209 @@
+"""Wiring: from a configuration to a server that answers, and back down."""
+
+import asyncio
+import logging
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Self
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health
+from grpc_reflection.v1alpha import reflection
+
+from assistants.config import DRAIN_GRACE_S, ServerConfig
+from assistants.operations.assistants import AssistantOperations
+from assistants.operations.messages import MessageOperations
+from assistants.operations.models import ModelOperations
+from assistants.operations.runs import RunOperations
+from assistants.operations.threads import ThreadOperations
+from assistants.runs.context import ThreadContexts
+from assistants.runs.executor import RunExecutor
+from assistants.runs.queue import MemoryRunQueue
+from assistants.runs.sweep import Sweep
+from assistants.runs.watch import Watch
+from assistants.server.engine import served_model, start_engine, unloaded_models
+from assistants.server.interceptors import ErrorInterceptor
+from assistants.services.assistants import AssistantServicer
+from assistants.services.messages import MessageServicer
+from assistants.services.models import ModelServicer
+from assistants.services.runs import RunServicer
+from assistants.services.threads import ThreadServicer
+from assistants.storage.assistants import SqliteAssistants
+from assistants.storage.data_directory import DataDirectory
+from assistants.storage.event_log import SqliteEventLog
+from assistants.storage.messages import SqliteMessages
+from assistants.storage.run_store import SqliteRunStore
+from assistants.storage.sqlite import SqliteDatabase
+from assistants.storage.threads import SqliteThreads
+from assistants.telemetry.grpc import TracingInterceptor
+from assistants.telemetry.observer import RunTelemetry
+from assistants.v1 import (
+    assistant_service_pb2,
+    assistant_service_pb2_grpc,
+    message_service_pb2,
+    message_service_pb2_grpc,
+    model_service_pb2,
+    model_service_pb2_grpc,
+    run_service_pb2,
+    run_service_pb2_grpc,
+    thread_service_pb2,
+    thread_service_pb2_grpc,
+)
+from runtime.engines.base import Engine
+
+RUN_SERVICE = run_service_pb2.DESCRIPTOR.services_by_name["RunService"].full_name
+_SERVICES = (
+    assistant_service_pb2.DESCRIPTOR.services_by_name["AssistantService"].full_name,
+    thread_service_pb2.DESCRIPTOR.services_by_name["ThreadService"].full_name,
+    message_service_pb2.DESCRIPTOR.services_by_name["MessageService"].full_name,
+    RUN_SERVICE,
+    model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
+)
+_OPTIONS = (
+    # Two servers on one port would share its calls.
+    ("grpc.so_reuseport", 0),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+)
+_RUNS_PER_SLOT = 2
+"""While a run is between two turns, another keeps its slot of the engine busy."""
+_HEALTH_INTERVAL_S = 0.5
+
+_logger = logging.getLogger(__name__)
+
+
+class AddressInUse(Exception):
+    """The server cannot listen there; the message is one line for people."""
+
+
+class Server:
+    """One server. An asynchronous context: started on entry, drained on exit."""
+
+    def __init__(self, config: ServerConfig, *, engine: Engine | None = None) -> None:
+        self._config = config
+        self._given_engine = engine
+        self._resources = AsyncExitStack()
+        self.address = ""
+        """Where it listens, once started."""
+        self.model = ""
+        """Name of the model that it serves, once started."""
+
+    async def __aenter__(self) -> Self:
+        """Starts everything, or nothing.
+
+        Raises:
+            DataDirectoryError, ModelError, WorkerStartFailed, AddressInUse: one line each.
+        """
+        try:
+            await self._start()
+        except BaseException:
+            await self._resources.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._resources.aclose()
+
+    async def _start(self) -> None:
+        config, opened = self._config, self._resources
+        directory = opened.enter_context(DataDirectory(config.data_dir))
+        database = SqliteDatabase(directory.migrate())
+        opened.push_async_callback(database.aclose)
+        engine = self._given_engine or await start_engine(config)
+        opened.push_async_callback(engine.aclose)
+        self.model = engine.model.name
+
+        event_log = SqliteEventLog(database)
+        store = SqliteRunStore(database, event_log)
+        assistants, threads, messages = (
+            SqliteAssistants(database),
+            SqliteThreads(database),
+            SqliteMessages(database),
+        )
+        queue, watch = MemoryRunQueue(), Watch(event_log)
+        executor = RunExecutor(
+            store=store,
+            event_log=event_log,
+            queue=queue,
+            contexts=ThreadContexts(threads, messages, engine),
+            engine=engine,
+            telemetry=RunTelemetry(),
+            slots=engine.model.slots * _RUNS_PER_SLOT,
+        )
+        sweep = Sweep(store=store, queue=queue, executor=executor)
+        models = ModelOperations(
+            engine, served_model(engine, config), unloaded_models(config, engine.model.name)
+        )
+        runs = RunOperations(
+            store=store,
+            assistants=assistants,
+            threads=threads,
+            models=models,
+            executor=executor,
+            queue=queue,
+            watch=watch,
+        )
+
+        server = grpc.aio.server(interceptors=(TracingInterceptor(), ErrorInterceptor()), options=_OPTIONS)
+        assistant_service_pb2_grpc.add_AssistantServiceServicer_to_server(
+            AssistantServicer(AssistantOperations(assistants, models)), server
+        )
+        thread_service_pb2_grpc.add_ThreadServiceServicer_to_server(
+            ThreadServicer(ThreadOperations(threads, runs)), server
+        )
+        message_service_pb2_grpc.add_MessageServiceServicer_to_server(
+            MessageServicer(MessageOperations(messages, threads)), server
+        )
+        run_service_pb2_grpc.add_RunServiceServicer_to_server(RunServicer(runs), server)
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(models), server)
+        status = health.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(status, server)
+        reflection.enable_server_reflection(
+            (*_SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME),
+            server,
+        )
+        self.address = _listen(server, config.grpc_address)
+
+        recovered = await sweep.recover()
+        if recovered:
+            _logger.info("taking up %d unfinished runs", recovered)
+        executor.start()
+        sweeping = asyncio.create_task(sweep.run(), name="sweep")
+        watching = asyncio.create_task(_report_health(status, engine), name="health")
+        await server.start()
+
+        async def drain() -> None:
+            await status.enter_graceful_shutdown()
+            for task in (sweeping, watching):
+                task.cancel()
+            await asyncio.wait((sweeping, watching))
+            # Streams end with their runs; what is left ends with the grace.
+            await asyncio.gather(executor.drain(DRAIN_GRACE_S), server.stop(DRAIN_GRACE_S + 1))
+
+        opened.push_async_callback(drain)
+
+
+def _listen(server: grpc.aio.Server, address: str) -> str:
+    try:
+        port = server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise AddressInUse(
+            f"cannot listen on {address}: it is in use, or not an address of this machine"
+        ) from error
+    if address.startswith("unix:"):
+        return address
+    host, _, _ = address.rpartition(":")
+    return f"{host}:{port}"
+
+
+async def _report_health(status: health.HealthServicer, engine: Engine) -> None:
+    """Keeps `grpc.health.v1` true: "" says the process is alive, the run service that a model is ready."""
+    serving, not_serving = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+    await status.set("", serving)
+    while True:
+        await status.set(RUN_SERVICE, serving if engine.ready else not_serving)
+        await asyncio.sleep(_HEALTH_INTERVAL_S)

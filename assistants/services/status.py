@@ -1,0 +1,72 @@
+"""The one table from errors to gRPC statuses, with their details."""
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import Message
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from assistants.domain.errors import (
+    AssistantsError,
+    FailedPrecondition,
+    FeatureUnavailable,
+    InvalidArgument,
+    NotFound,
+    Unavailable,
+)
+
+DOMAIN = "assistants.v1"
+
+
+def status_of(error: AssistantsError) -> grpc.Status:
+    """Code, message, exactly one ErrorInfo, and the detail that fits the error."""
+    details: list[Message] = [
+        error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)
+    ]
+    match error:
+        case InvalidArgument(violations=violations):
+            details.append(_bad_request(*((v.field, v.description) for v in violations)))
+        case FeatureUnavailable(field=field, message=message):
+            details.append(_bad_request((field, message)))
+        case NotFound(resource_type=resource_type, name=name):
+            details.append(
+                error_details_pb2.ResourceInfo(
+                    resource_type=resource_type, resource_name=name, description=error.message
+                )
+            )
+        case FailedPrecondition(subject=subject):
+            violation = error_details_pb2.PreconditionFailure.Violation(
+                type=error.reason, subject=subject, description=error.message
+            )
+            details.append(error_details_pb2.PreconditionFailure(violations=[violation]))
+        case Unavailable(retry_after_s=retry_after_s):
+            delay = duration_pb2.Duration()
+            delay.FromNanoseconds(int(retry_after_s * 1e9))
+            details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    return _status(code_pb2.Code.Value(error.code), error.message, details)
+
+
+def internal_status(trace_id: str) -> grpc.Status:
+    """The status of a bug: nothing of its inside, and the trace to look it up by."""
+    metadata = {"trace_id": trace_id} if trace_id else {}
+    info = error_details_pb2.ErrorInfo(reason="INTERNAL", domain=DOMAIN, metadata=metadata)
+    return _status(code_pb2.INTERNAL, "internal error", [info])
+
+
+def _bad_request(*violations: tuple[str, str]) -> error_details_pb2.BadRequest:
+    return error_details_pb2.BadRequest(
+        field_violations=[
+            error_details_pb2.BadRequest.FieldViolation(field=field, description=description)
+            for field, description in violations
+        ]
+    )
+
+
+def _status(code: int, message: str, details: list[Message]) -> grpc.Status:
+    packed = []
+    for detail in details:
+        item = any_pb2.Any()
+        item.Pack(detail)
+        packed.append(item)
+    status: grpc.Status = rpc_status.to_status(status_pb2.Status(code=code, message=message, details=packed))
+    return status

@@ -1,0 +1,1 @@
+"""The store: tables, the SQLite writer, and one repository a resource."""

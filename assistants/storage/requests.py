@@ -1,0 +1,59 @@
+"""Request ids: the same create, sent twice, is done once."""
+
+from datetime import timedelta
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from assistants.domain.errors import RequestIdReused
+from assistants.domain.ports import RequestKey
+from assistants.domain.times import now_micros
+from assistants.storage.tables import REQUESTS
+
+KEPT = timedelta(hours=24)
+_KEPT_MICROS = KEPT // timedelta(microseconds=1)
+
+_FIND = sa.select(REQUESTS.c.fingerprint, REQUESTS.c.resource_id).where(
+    REQUESTS.c.project_id == sa.bindparam("project_id"),
+    REQUESTS.c.method == sa.bindparam("method"),
+    REQUESTS.c.request_id == sa.bindparam("request_id"),
+    REQUESTS.c.create_time > sa.bindparam("oldest"),
+)
+_FORGET = sa.delete(REQUESTS).where(REQUESTS.c.create_time <= sa.bindparam("oldest"))
+_RECORD = sa.insert(REQUESTS)
+
+
+def find_request(connection: Connection, project_id: str, request: RequestKey) -> str | None:
+    """Id of what the request made before. Raises RequestIdReused when it was another request."""
+    row = connection.execute(
+        _FIND,
+        {
+            "project_id": project_id,
+            "method": request.method,
+            "request_id": request.request_id,
+            "oldest": now_micros() - _KEPT_MICROS,
+        },
+    ).first()
+    if row is None:
+        return None
+    if row.fingerprint != request.fingerprint:
+        raise RequestIdReused.of(request.request_id)
+    resource_id: str = row.resource_id
+    return resource_id
+
+
+def record_request(connection: Connection, project_id: str, request: RequestKey, resource_id: str) -> None:
+    """Remembers what the request made, in the transaction that makes it."""
+    now = now_micros()
+    connection.execute(_FORGET, {"oldest": now - _KEPT_MICROS})
+    connection.execute(
+        _RECORD,
+        {
+            "project_id": project_id,
+            "method": request.method,
+            "request_id": request.request_id,
+            "fingerprint": request.fingerprint,
+            "resource_id": resource_id,
+            "create_time": now,
+        },
+    )

@@ -1,0 +1,412 @@
+"""Runs in the database: the hot path. Every change is an event, applied and appended in one transaction."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from assistants.domain.errors import Fenced
+from assistants.domain.message import Message
+from assistants.domain.page import Page, PageRequest
+from assistants.domain.ports import Claim, CreatedRun, Fence, RequestKey
+from assistants.domain.run import Run, RunStatus
+from assistants.domain.run_ending import ending
+from assistants.domain.run_event import (
+    EventBody,
+    MessageChanged,
+    RunChanged,
+    RunEvent,
+    StepChanged,
+    TextDelta,
+)
+from assistants.domain.run_states import TRANSITIONS, RunState, check_transition
+from assistants.domain.run_step import MessageCreation, RunStep, StepState
+from assistants.domain.times import from_micros, now_micros, to_micros
+from assistants.storage import run_rows
+from assistants.storage.codec import EVENT_BODY, RUN_SETTINGS, RUN_STATUS, RUN_STEP, STRING_MAP
+from assistants.storage.event_log import SqliteEventLog
+from assistants.storage.messages import insert_message, write_message
+from assistants.storage.requests import find_request, record_request
+from assistants.storage.sqlite import SqliteDatabase
+from assistants.storage.tables import RUN_EVENTS, RUN_STEPS, RUNS
+from assistants.storage.threads import require_idle, require_thread
+
+_c = RUNS.c
+_P_ID = _c.id == sa.bindparam("p_id")
+_INSERT = sa.insert(RUNS)
+_INSERT_EVENTS = sa.insert(RUN_EVENTS)
+_INSERT_STEP = sa.insert(RUN_STEPS)
+_REWRITE_STEP = (
+    sa.update(RUN_STEPS)
+    .where(RUN_STEPS.c.id == sa.bindparam("p_id"))
+    .values(state=sa.bindparam("state"), step_json=sa.bindparam("step_json"))
+)
+_PROJECT_OF = sa.select(_c.project_id, _c.state).where(_c.id == sa.bindparam("p_id"))
+_TAKE = (
+    sa.update(RUNS)
+    .where(_P_ID)
+    .values(epoch=_c.epoch + 1, attempt=_c.attempt + 1)
+    .returning(_c.epoch, _c.attempt, _c.attempt_traceparent)
+)
+# Fences, takes the sequences and postpones expiry in one statement.
+_FENCE = (
+    sa.update(RUNS)
+    .where(
+        _P_ID,
+        _c.epoch == sa.bindparam("p_epoch"),
+        _c.state.in_([RunState.IN_PROGRESS, RunState.CANCELLING]),
+    )
+    .values(last_sequence=_c.last_sequence + sa.bindparam("count"), expire_time=sa.bindparam("now") + _c.ttl)
+    .returning(_c.last_sequence, _c.state, _c.attempt, _c.expire_time)
+)
+_TAKE_SEQUENCES = (
+    sa.update(RUNS)
+    .where(_P_ID)
+    .values(last_sequence=_c.last_sequence + sa.bindparam("count"))
+    .returning(_c.last_sequence)
+)
+_SET_STATUS = (
+    sa.update(RUNS)
+    .where(_P_ID)
+    .values(
+        state=sa.bindparam("state"),
+        holds_thread=sa.bindparam("holds_thread"),
+        status_json=sa.bindparam("status_json"),
+        expire_time=sa.bindparam("expire_time"),
+    )
+)
+_SET_METADATA = (
+    sa.update(RUNS)
+    .where(_P_ID, _c.project_id == sa.bindparam("p_project_id"))
+    .values(metadata_json=sa.bindparam("metadata_json"))
+)
+_SET_ATTEMPT_TRACE = (
+    sa.update(RUNS)
+    .where(_P_ID, _c.epoch == sa.bindparam("p_epoch"))
+    .values(attempt_traceparent=sa.bindparam("attempt_traceparent"))
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Append:
+    """Where events go."""
+
+    project_id: str
+    run_id: str
+    attempt: int
+    first_sequence: int
+    time: int
+
+
+class SqliteRunStore:
+    """RunStore on SQLite; appends to `event_log` in the same transactions."""
+
+    def __init__(self, database: SqliteDatabase, event_log: SqliteEventLog) -> None:
+        self._database = database
+        self._event_log = event_log
+
+    async def create(
+        self, run: Run, messages: Sequence[Message], request: RequestKey | None, *, claim: bool
+    ) -> CreatedRun:
+        """Stores a queued run and the messages before it; takes it at once if `claim`."""
+
+        def job(connection: Connection) -> tuple[CreatedRun, Sequence[RunEvent]]:
+            if request is not None:
+                made = find_request(connection, run.project_id, request)
+                existing = made and run_rows.get_run(connection, run.project_id, made)
+                if existing:
+                    return CreatedRun(run=existing, claim=None, existed=True), ()
+                record_request(connection, run.project_id, request, run.id)
+            require_thread(connection, run.project_id, run.thread_id)
+            require_idle(connection, run.thread_id)
+            for message in messages:
+                insert_message(connection, message)
+            connection.execute(_INSERT, _encode(run))
+            events = _append(connection, _next(connection, run, attempt=0, count=1), [RunChanged(run.status)])
+            created = replace(run, last_sequence=1)
+            if not claim:
+                return CreatedRun(run=created, claim=None, existed=False), events
+            taken, more = _take(connection, created, ())
+            return CreatedRun(run=taken.run, claim=taken, existed=False), [*events, *more]
+
+        publish = partial(self._publish, run.id)
+        created, _ = await self._database.write(job, on_commit=lambda result: publish(result[1]))
+        return created
+
+    async def claim(self, run_id: str, *, takeover: bool) -> Claim | None:
+        """Takes a queued run, or with `takeover` one that was being executed."""
+        takeable = {RunState.QUEUED}
+        if takeover:
+            takeable |= {RunState.IN_PROGRESS, RunState.CANCELLING}
+
+        def job(connection: Connection) -> tuple[Claim | None, Sequence[RunEvent]]:
+            row = connection.execute(_PROJECT_OF, {"p_id": run_id}).first()
+            if row is None or row.state not in takeable:
+                return None, ()
+            run = run_rows.get_run(connection, row.project_id, run_id)
+            assert run is not None
+            return _take(connection, run, run_rows.get_steps(connection, run_id))
+
+        claim, _ = await self._database.write(job, on_commit=lambda result: self._publish(run_id, result[1]))
+        return claim
+
+    async def append(self, fence: Fence, events: Sequence[EventBody]) -> int:
+        """Appends events and applies them; raises Fenced when they do not continue the run."""
+        durable = any(_must_last(event) for event in events)
+
+        def job(connection: Connection) -> Sequence[RunEvent]:
+            now = now_micros()
+            row = connection.execute(
+                _FENCE, {"p_id": fence.run_id, "p_epoch": fence.epoch, "count": len(events), "now": now}
+            ).first()
+            if row is None or not _continues(RunState(row.state), events):
+                raise Fenced(fence.run_id)
+            target = _Append(
+                project_id=fence.project_id,
+                run_id=fence.run_id,
+                attempt=row.attempt,
+                first_sequence=row.last_sequence - len(events) + 1,
+                time=now,
+            )
+            return _append(connection, target, events)
+
+        stored: Sequence[RunEvent] = await self._database.write(
+            job, durable=durable, on_commit=partial(self._publish, fence.run_id)
+        )
+        return stored[-1].sequence
+
+    async def end_idle(self, project_id: str, run_id: str, *, expired: bool) -> Run | None:
+        """Ends a run that nobody executes; one in progress becomes cancelling, unless `expired`."""
+
+        def job(connection: Connection) -> tuple[Run | None, Sequence[RunEvent]]:
+            run = run_rows.get_run(connection, project_id, run_id)
+            if run is None or run.status.state.final or run.status.state is RunState.CANCELLING:
+                return run, ()
+            if run.status.state is RunState.IN_PROGRESS:
+                if expired:
+                    return run, ()
+                events: Sequence[EventBody] = [RunChanged(replace(run.status, state=RunState.CANCELLING))]
+            else:
+                state = RunState.EXPIRED if expired else RunState.CANCELLED
+                check_transition(run.status.state, state)
+                events = ending(
+                    replace(run.status, state=state),
+                    run_rows.get_steps(connection, run_id),
+                    run_rows.open_messages(connection, project_id, run_id),
+                    datetime.now(UTC),
+                )
+            target = _next(connection, run, attempt=run.status.attempt, count=len(events))
+            stored = _append(connection, target, events)
+            return run_rows.get_run(connection, project_id, run_id), stored
+
+        run, _ = await self._database.write(job, on_commit=lambda result: self._publish(run_id, result[1]))
+        return run
+
+    async def get(self, project_id: str, run_id: str) -> Run | None:
+        """None when there is none."""
+        return self._database.read(lambda connection: run_rows.get_run(connection, project_id, run_id))
+
+    async def list(self, project_id: str, thread_id: str | None, page: PageRequest) -> Page[Run]:
+        """One page, of one thread or of all."""
+        select, parameters = run_rows.LIST, {"project_id": project_id}
+        if thread_id is not None:
+            select, parameters = run_rows.LIST_OF_THREAD, {**parameters, "thread_id": thread_id}
+        return await self._database.scan(
+            lambda connection: select.page(connection, page, parameters, run_rows.decode_run)
+        )
+
+    async def set_metadata(self, project_id: str, run_id: str, metadata: Mapping[str, str]) -> Run | None:
+        """Replaces the metadata; None when there is no such run."""
+
+        def job(connection: Connection) -> Run | None:
+            parameters = {"p_id": run_id, "p_project_id": project_id}
+            connection.execute(
+                _SET_METADATA, {**parameters, "metadata_json": STRING_MAP.dump(dict(metadata))}
+            )
+            return run_rows.get_run(connection, project_id, run_id)
+
+        return await self._database.write(job)
+
+    async def active(self, project_id: str, thread_id: str) -> Run | None:
+        """The run that holds the thread."""
+        return self._database.read(lambda connection: run_rows.get_active(connection, project_id, thread_id))
+
+    async def set_attempt_traceparent(self, fence: Fence, traceparent: str) -> None:
+        """Remembers the trace context of the attempt, for the next one to link to."""
+        parameters = {
+            "p_id": fence.run_id,
+            "p_epoch": fence.epoch,
+            "attempt_traceparent": traceparent,
+        }
+        await self._database.write(
+            lambda connection: connection.execute(_SET_ATTEMPT_TRACE, parameters), durable=False
+        )
+
+    async def get_step(self, project_id: str, run_id: str, step_id: str) -> RunStep | None:
+        """None when there is none."""
+        return self._database.read(
+            lambda connection: run_rows.get_step(connection, project_id, run_id, step_id)
+        )
+
+    async def list_steps(self, project_id: str, run_id: str, page: PageRequest) -> Page[RunStep]:
+        """One page."""
+        parameters = {"project_id": project_id, "run_id": run_id}
+        return await self._database.scan(
+            lambda connection: run_rows.LIST_STEPS.page(connection, page, parameters, run_rows.decode_step)
+        )
+
+    async def unfinished(self) -> Sequence[str]:
+        """Ids of the runs that somebody has to execute, oldest first."""
+        return await self._database.scan(run_rows.unfinished_ids)
+
+    async def overdue(self, now: datetime) -> Sequence[Run]:
+        """Active runs whose time to expire has come."""
+        return await self._database.scan(lambda connection: run_rows.overdue_runs(connection, to_micros(now)))
+
+    def _publish(self, run_id: str, events: Sequence[RunEvent]) -> None:
+        if events:
+            self._event_log.publish(run_id, events)
+
+
+def _take(connection: Connection, run: Run, steps: tuple[RunStep, ...]) -> tuple[Claim, Sequence[RunEvent]]:
+    """A new epoch and attempt; a run that is cancelling stays so."""
+    row = connection.execute(_TAKE, {"p_id": run.id}).one()
+    state = run.status.state
+    if state is not RunState.CANCELLING:
+        check_transition(state, RunState.IN_PROGRESS)
+        state = RunState.IN_PROGRESS
+    now = datetime.now(UTC)
+    status = replace(
+        run.status,
+        state=state,
+        attempt=row.attempt,
+        start_time=run.status.start_time or now,
+        expire_time=now + timedelta(seconds=run.settings.ttl_s),
+    )
+    events = _append(connection, _next(connection, run, attempt=row.attempt, count=1), [RunChanged(status)])
+    claim = Claim(
+        run=replace(run, status=status, last_sequence=events[-1].sequence),
+        fence=Fence(project_id=run.project_id, thread_id=run.thread_id, run_id=run.id, epoch=row.epoch),
+        steps=steps,
+        previous_traceparent=row.attempt_traceparent,
+    )
+    return claim, events
+
+
+def _next(connection: Connection, run: Run, *, attempt: int, count: int) -> _Append:
+    last = connection.execute(_TAKE_SEQUENCES, {"p_id": run.id, "count": count}).scalar_one()
+    return _Append(
+        project_id=run.project_id,
+        run_id=run.id,
+        attempt=attempt,
+        first_sequence=last - count + 1,
+        time=now_micros(),
+    )
+
+
+def _append(connection: Connection, target: _Append, events: Sequence[EventBody]) -> Sequence[RunEvent]:
+    for event in events:
+        _apply(connection, target, event)
+    connection.execute(
+        _INSERT_EVENTS,
+        [
+            {
+                "run_id": target.run_id,
+                "sequence": sequence,
+                "project_id": target.project_id,
+                "attempt": target.attempt,
+                "event_time": target.time,
+                "body_json": EVENT_BODY.dump(event),
+            }
+            for sequence, event in enumerate(events, target.first_sequence)
+        ],
+    )
+    time = from_micros(target.time)
+    return [
+        RunEvent(sequence=sequence, attempt=target.attempt, event_time=time, body=event)
+        for sequence, event in enumerate(events, target.first_sequence)
+    ]
+
+
+def _apply(connection: Connection, target: _Append, event: EventBody) -> None:
+    """Makes the rows say what the event says."""
+    match event:
+        case RunChanged(status=status):
+            connection.execute(_SET_STATUS, {"p_id": target.run_id, **_encode_status(status)})
+        case StepChanged(step=step):
+            _write_step(connection, step)
+        case MessageChanged(message=message):
+            write_message(connection, message)
+        case TextDelta():
+            pass
+
+
+def _write_step(connection: Connection, step: RunStep) -> None:
+    text = RUN_STEP.dump(step)
+    written = connection.execute(_REWRITE_STEP, {"p_id": step.id, "state": step.state, "step_json": text})
+    if written.rowcount == 0:
+        connection.execute(
+            _INSERT_STEP,
+            {
+                "id": step.id,
+                "project_id": step.project_id,
+                "thread_id": step.thread_id,
+                "run_id": step.run_id,
+                "index": step.index,
+                "state": step.state,
+                "step_json": text,
+                "create_time": to_micros(step.create_time),
+            },
+        )
+
+
+def _continues(state: RunState, events: Sequence[EventBody]) -> bool:
+    """Whether events may follow a state: a run that is cancelling takes only its end."""
+    changes = [event.status.state for event in events if isinstance(event, RunChanged)]
+    if not changes:
+        return state is RunState.IN_PROGRESS
+    return changes[0] in TRANSITIONS[state]
+
+
+def _must_last(event: EventBody) -> bool:
+    """Whether losing the event with the power would lose more than a repeated turn."""
+    match event:
+        case TextDelta():
+            return False
+        case MessageChanged(message=message):
+            return message.end_time is not None
+        case StepChanged(step=step):
+            begun = step.state is StepState.IN_PROGRESS and isinstance(step.details, MessageCreation)
+            return not begun
+        case RunChanged():
+            return True
+
+
+def _encode_status(status: RunStatus) -> dict[str, object]:
+    return {
+        "state": status.state,
+        "holds_thread": not status.state.final,
+        "status_json": RUN_STATUS.dump(status),
+        "expire_time": status.expire_time and to_micros(status.expire_time),
+    }
+
+
+def _encode(run: Run) -> dict[str, object]:
+    return {
+        "id": run.id,
+        "project_id": run.project_id,
+        "thread_id": run.thread_id,
+        "assistant_id": run.assistant_id,
+        "epoch": 0,
+        "attempt": 0,
+        "last_sequence": 0,
+        "settings_json": RUN_SETTINGS.dump(run.settings),
+        "ttl": round(run.settings.ttl_s * 1_000_000),
+        "metadata_json": STRING_MAP.dump(dict(run.metadata)),
+        "traceparent": run.traceparent,
+        "create_time": to_micros(run.create_time),
+        **_encode_status(run.status),
+    }

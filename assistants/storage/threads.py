@@ -1,0 +1,177 @@
+"""Threads in the database."""
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, Row
+
+from assistants.domain.errors import NotFound, RunActive
+from assistants.domain.names import run_name, thread_name
+from assistants.domain.page import Page, PageRequest
+from assistants.domain.ports import RequestKey
+from assistants.domain.thread import Thread
+from assistants.domain.times import from_micros, to_micros
+from assistants.storage.codec import STRING_MAP
+from assistants.storage.paging import PagedSelect
+from assistants.storage.requests import find_request, record_request
+from assistants.storage.sqlite import SqliteDatabase
+from assistants.storage.tables import MESSAGES, RUN_EVENTS, RUN_STEPS, RUNS, THREADS
+
+_c = THREADS.c
+_OF_PROJECT = _c.project_id == sa.bindparam("project_id")
+_BY_ID = sa.select(THREADS).where(_OF_PROJECT, _c.id == sa.bindparam("id"))
+_LIST = PagedSelect(THREADS, _OF_PROJECT)
+_INSERT = sa.insert(THREADS)
+_REPLACE = (
+    sa.update(THREADS)
+    .where(
+        _c.project_id == sa.bindparam("p_project_id"),
+        _c.id == sa.bindparam("p_id"),
+        _c.revision == sa.bindparam("p_revision"),
+    )
+    .values(
+        metadata_json=sa.bindparam("metadata_json"),
+        revision=sa.bindparam("revision"),
+        update_time=sa.bindparam("update_time"),
+    )
+)
+_MOVE_START = (
+    sa.update(THREADS)
+    .where(
+        _c.project_id == sa.bindparam("p_project_id"),
+        _c.id == sa.bindparam("p_id"),
+        _c.context_start < sa.bindparam("position"),
+    )
+    .values(context_start=sa.bindparam("position"))
+)
+_ACTIVE = sa.select(RUNS.c.id).where(
+    RUNS.c.thread_id == sa.bindparam("thread_id"), RUNS.c.holds_thread.is_(True)
+)
+_DELETE = sa.delete(THREADS).where(_OF_PROJECT, _c.id == sa.bindparam("id"))
+_DELETE_REVISION = _DELETE.where(_c.revision == sa.bindparam("revision"))
+_DELETE_CONTENT = (
+    sa.delete(RUN_EVENTS).where(
+        RUN_EVENTS.c.run_id.in_(sa.select(RUNS.c.id).where(RUNS.c.thread_id == sa.bindparam("id")))
+    ),
+    sa.delete(RUN_STEPS).where(
+        RUN_STEPS.c.run_id.in_(sa.select(RUNS.c.id).where(RUNS.c.thread_id == sa.bindparam("id")))
+    ),
+    sa.delete(RUNS).where(RUNS.c.thread_id == sa.bindparam("id")),
+    sa.delete(MESSAGES).where(MESSAGES.c.thread_id == sa.bindparam("id")),
+)
+
+
+class SqliteThreads:
+    """ThreadRepository on SQLite."""
+
+    def __init__(self, database: SqliteDatabase) -> None:
+        self._database = database
+
+    async def create(self, thread: Thread, request: RequestKey | None) -> Thread:
+        """Stores it, or gives the one that the request id made."""
+
+        def job(connection: Connection) -> Thread:
+            if request is not None:
+                made = find_request(connection, thread.project_id, request)
+                existing = made and _get(connection, thread.project_id, made)
+                if existing:
+                    return existing
+                record_request(connection, thread.project_id, request, thread.id)
+            connection.execute(
+                _INSERT,
+                {
+                    "id": thread.id,
+                    "project_id": thread.project_id,
+                    "metadata_json": STRING_MAP.dump(dict(thread.metadata)),
+                    "revision": thread.revision,
+                    "next_position": 0,
+                    "history_version": thread.history_version,
+                    "context_start": thread.context_start,
+                    "create_time": to_micros(thread.create_time),
+                    "update_time": to_micros(thread.update_time),
+                },
+            )
+            return thread
+
+        return await self._database.write(job)
+
+    async def get(self, project_id: str, thread_id: str) -> Thread | None:
+        """None when there is none."""
+        return self._database.read(lambda connection: _get(connection, project_id, thread_id))
+
+    async def list(self, project_id: str, page: PageRequest) -> Page[Thread]:
+        """One page."""
+        return await self._database.scan(
+            lambda connection: _LIST.page(connection, page, {"project_id": project_id}, _decode)
+        )
+
+    async def replace(self, thread: Thread, *, revision: int) -> bool:
+        """Stores the new metadata if the stored revision is still `revision`."""
+        parameters = {
+            "p_project_id": thread.project_id,
+            "p_id": thread.id,
+            "p_revision": revision,
+            "metadata_json": STRING_MAP.dump(dict(thread.metadata)),
+            "revision": thread.revision,
+            "update_time": to_micros(thread.update_time),
+        }
+        return await self._database.write(
+            lambda connection: connection.execute(_REPLACE, parameters).rowcount == 1
+        )
+
+    async def set_context_start(self, project_id: str, thread_id: str, position: int) -> None:
+        """Moves the first position that prompts use; never backwards."""
+        parameters = {"p_project_id": project_id, "p_id": thread_id, "position": position}
+        await self._database.write(
+            lambda connection: connection.execute(_MOVE_START, parameters), durable=False
+        )
+
+    async def delete(self, project_id: str, thread_id: str, *, revision: int | None) -> bool:
+        """Deletes it and all that is in it. Raises RunActive while a run is active."""
+
+        def job(connection: Connection) -> bool:
+            require_idle(connection, thread_id)
+            parameters: dict[str, object] = {"project_id": project_id, "id": thread_id}
+            if revision is None:
+                deleted = connection.execute(_DELETE, parameters).rowcount == 1
+            else:
+                deleted = (
+                    connection.execute(_DELETE_REVISION, {**parameters, "revision": revision}).rowcount == 1
+                )
+            if deleted:
+                for statement in _DELETE_CONTENT:
+                    connection.execute(statement, {"id": thread_id})
+            return deleted
+
+        return await self._database.write(job)
+
+
+def require_idle(connection: Connection, thread_id: str) -> None:
+    """Raises RunActive while a run holds the thread."""
+    active = connection.execute(_ACTIVE, {"thread_id": thread_id}).scalar()
+    if active is not None:
+        raise RunActive(thread=thread_name(thread_id), run=run_name(thread_id, active))
+
+
+def require_thread(connection: Connection, project_id: str, thread_id: str) -> None:
+    """Raises NotFound when the project has no such thread."""
+    if _get(connection, project_id, thread_id) is None:
+        raise NotFound("thread", thread_name(thread_id))
+
+
+def _get(connection: Connection, project_id: str, thread_id: str) -> Thread | None:
+    row = connection.execute(_BY_ID, {"project_id": project_id, "id": thread_id}).first()
+    return None if row is None else _decode(row)
+
+
+def _decode(row: Row[Any]) -> Thread:
+    return Thread(
+        id=row.id,
+        project_id=row.project_id,
+        metadata=STRING_MAP.load(row.metadata_json),
+        revision=row.revision,
+        create_time=from_micros(row.create_time),
+        update_time=from_micros(row.update_time),
+        history_version=row.history_version,
+        context_start=row.context_start,
+    )

@@ -1,0 +1,1 @@
+"""The process that does inference for one model, and what keeps it alive."""

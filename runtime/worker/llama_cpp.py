@@ -1,0 +1,372 @@
+"""llama.cpp as an asyncio citizen: streams, can be cancelled, and never takes the process down."""
+
+import asyncio
+import http.client
+import json
+import os
+import socket
+import threading
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from runtime.errors import (
+    ContextExceeded,
+    EngineError,
+    EngineFault,
+    EngineUnavailable,
+    PromptRejected,
+    WorkerStartFailed,
+)
+from runtime.events import PromptProgress
+from runtime.models.gguf import read_header
+from runtime.types import FinishReason, Sampling, Timings, Usage
+from runtime.worker.spec import WorkerSpec
+
+# Cancelling takes effect at the end of a batch of the prompt.
+_BATCH_TOKENS = 512
+_EMBEDDING_BATCH_TOKENS = 2_048
+_SMALL_MODEL_BYTES = 600_000_000
+_HTTP_TIMEOUT_S = 60.0
+_POOLING_MEAN = "LLAMA_POOLING_TYPE_MEAN"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """A prompt to continue."""
+
+    prompt: Sequence[int]
+    """Token ids, fewer than the context has."""
+    max_tokens: int
+    """At least 1."""
+    stop: tuple[str, ...] = ()
+    sampling: Sampling = field(default_factory=Sampling)
+
+    def body(self) -> str:
+        """Writes the request as llama.cpp reads it."""
+        fields: dict[str, Any] = {
+            "prompt": list(self.prompt),
+            "max_tokens": self.max_tokens,
+            "cache_prompt": True,
+            # Only a stream can be cancelled, and only progress while a prompt is read.
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            "return_progress": True,
+        }
+        if self.stop:
+            fields["stop"] = list(self.stop)
+        chosen = {
+            "temperature": self.sampling.temperature,
+            "top_p": self.sampling.top_p,
+            "seed": self.sampling.seed,
+            "presence_penalty": self.sampling.presence_penalty,
+            "frequency_penalty": self.sampling.frequency_penalty,
+        }
+        fields.update({name: value for name, value in chosen.items() if value is not None})
+        return json.dumps(fields)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completed:
+    """The last chunk of a completion. Its timings know no queue and no preparation."""
+
+    finish_reason: FinishReason
+    usage: Usage
+    timings: Timings
+
+
+Chunk = PromptProgress | str | Completed
+"""A string is a piece of text."""
+
+
+class LlamaServer:
+    """One loaded model.
+
+    Native code runs in one thread a slot; whoever calls `complete` sees to it
+    that there are no more calls than slots.
+    """
+
+    def __init__(self, native: Any, *, socket_path: Path, slots: int) -> None:
+        """Takes over a native server; `load` makes one."""
+        self._native = native
+        self._socket_path = socket_path
+        self._threads = ThreadPoolExecutor(slots, thread_name_prefix="llama")
+        self._calls: set[_Call] = set()
+        self._closing = False
+
+    @classmethod
+    def load(cls, spec: WorkerSpec, directory: Path) -> Self:
+        """Loads a model and runs one token through it. Blocks for seconds to minutes.
+
+        Args:
+            spec: the model and its share of the machine.
+            directory: private to this process, short, and free of sockets; the
+                native server listens there and nowhere else.
+
+        Raises:
+            ModelCorrupt: the file is no whole GGUF file.
+            WorkerStartFailed: it is, but cannot be loaded.
+        """
+        header = read_header(spec.model_path)
+        context_tokens = min(spec.context_tokens, header.context_tokens or spec.context_tokens)
+        socket_path = directory / "llama.sock"
+        xllamacpp = _import_xllamacpp()
+        params = xllamacpp.CommonParams()
+        params.model.path = str(spec.model_path)
+        params.verbosity = -1
+        params.n_parallel = spec.slots
+        params.n_ctx = spec.slots * context_tokens
+        params.n_batch = _BATCH_TOKENS
+        params.cache_ram_mib = spec.cache_mib
+        params.fit_params = False
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = _threads(spec, header.size_bytes)
+        # Its listener has no key: a Unix socket in a private directory needs none.
+        params.hostnames = [str(socket_path)]
+        params.endpoint_slots = False
+        params.ui = False
+        params.sse_ping_interval = -1
+        if spec.embeddings:
+            params.embedding = True
+            params.pooling_type = getattr(xllamacpp.llama_pooling_type, _POOLING_MEAN)
+            params.n_batch = params.n_ubatch = min(_EMBEDDING_BATCH_TOKENS, context_tokens)
+        try:
+            native = xllamacpp.Server(params)
+        except (RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split()) or "no reason given"
+            raise WorkerStartFailed(f"{spec.model_path} cannot be loaded: {reason}") from error
+        server = cls(native, socket_path=socket_path, slots=spec.slots)
+        server._warm_up()
+        return server
+
+    def ask(self, path: str, body: object | None = None) -> Any:
+        """Asks the native server over its Unix socket: POST with a body, else GET. Blocks.
+
+        Raises:
+            EngineFault: it did not answer with JSON and 200.
+        """
+        connection = _UnixConnection(self._socket_path)
+        try:
+            if body is None:
+                connection.request("GET", path)
+            else:
+                connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            text = response.read()
+            if response.status != http.client.OK:
+                raise EngineFault(f"llama.cpp answered {path} with {response.status}.")
+            return json.loads(text)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise EngineFault(f"llama.cpp did not answer {path}: {error}") from error
+        finally:
+            connection.close()
+
+    async def complete(self, completion: Completion) -> AsyncGenerator[Chunk]:
+        """Continues a prompt; `Completed` comes last.
+
+        Text that arrived while nobody read is given in one piece. However the
+        generator ends, it has ended only when native code is done with the slot.
+
+        Raises:
+            EngineUnavailable: the server is closing.
+            ContextExceeded, PromptRejected, EngineFault: native code says so.
+        """
+        if self._closing:
+            raise EngineUnavailable("The worker is shutting down.")
+        loop = asyncio.get_running_loop()
+        call = _Call(self._native, completion.body(), loop)
+        self._calls.add(call)
+        thread = loop.run_in_executor(self._threads, call.run)
+        try:
+            async for chunk in call.chunks():
+                yield chunk
+                if isinstance(chunk, Completed):
+                    return
+            if self._closing:
+                raise EngineUnavailable("The worker is shutting down.")
+            raise EngineFault("llama.cpp ended a stream without saying why.")
+        finally:
+            call.cancel()
+            await _finished(thread)
+            self._calls.discard(call)
+
+    async def embed(self, texts: Sequence[str]) -> tuple[list[list[float]], int]:
+        """Returns a vector a text, and the tokens of all texts.
+
+        Raises:
+            PromptRejected: a text is too long.
+            EngineFault: native code failed.
+        """
+        body: dict[str, object] = {"input": list(texts)}
+        answer = await asyncio.get_running_loop().run_in_executor(self._threads, self._embed, body)
+        vectors = [item["embedding"] for item in sorted(answer["data"], key=lambda item: int(item["index"]))]
+        return vectors, int(answer["usage"]["prompt_tokens"])
+
+    async def aclose(self) -> None:
+        """Cancels all completions, waits for native code, and frees the model."""
+        self._closing = True
+        for call in self._calls:
+            call.cancel()
+        await asyncio.to_thread(self._threads.shutdown)
+        self._native = None
+
+    def _embed(self, body: dict[str, object]) -> Any:
+        try:
+            answer = self._native.handle_embeddings(body)
+        except (RuntimeError, ValueError) as error:
+            raise EngineFault(f"llama.cpp failed: {error}") from error
+        if "error" in answer:
+            raise _to_error(answer["error"])
+        return answer
+
+    def _warm_up(self) -> None:
+        """The first token pays for pages and caches: nobody should wait for that."""
+        ids = self.ask("/tokenize", {"content": "Hi", "add_special": True})["tokens"]
+        call = _Call(self._native, Completion(prompt=ids, max_tokens=1).body(), None)
+        call.run()
+
+
+class _Call:
+    """One call into native code, seen from its thread and from the event loop."""
+
+    def __init__(self, native: Any, body: str, loop: asyncio.AbstractEventLoop | None) -> None:
+        self._native = native
+        self._body = body
+        self._loop = loop
+        self._arrived: asyncio.Queue[str | Exception | None] = asyncio.Queue()
+        self._cancelled = threading.Event()
+
+    def cancel(self) -> None:
+        """Ends the call at its next token, or batch of the prompt."""
+        self._cancelled.set()
+
+    def run(self) -> None:
+        """Makes the call. In its thread; never raises."""
+        try:
+            if not self._cancelled.is_set():
+                self._native.handle_completions(self._body, self._on_chunk)
+        # Whatever the binding raises has to reach the reader, who would wait for ever.
+        except Exception as error:  # noqa: BLE001
+            self._hand_over(error)
+        finally:
+            self._hand_over(None)
+
+    async def chunks(self) -> AsyncGenerator[Chunk]:
+        """Gives what arrives, joining text that has waited."""
+        while True:
+            arrived = [await self._arrived.get()]
+            while not self._arrived.empty():
+                arrived.append(self._arrived.get_nowait())
+            text = ""
+            for item in arrived:
+                if item is None:
+                    return
+                for chunk in _parse(item):
+                    if isinstance(chunk, str):
+                        text += chunk
+                        continue
+                    if text:
+                        yield text
+                        text = ""
+                    yield chunk
+            if text:
+                yield text
+
+    def _on_chunk(self, chunk: str) -> bool:
+        """Takes a chunk in the native thread; returns whether to stop."""
+        try:
+            self._hand_over(chunk)
+            return self._cancelled.is_set()
+        # The binding prints and ignores what is no Exception: generation would run on.
+        except BaseException:  # noqa: BLE001
+            return True
+
+    def _hand_over(self, item: str | Exception | None) -> None:
+        if self._loop is None:
+            return
+        try:
+            self._loop.call_soon_threadsafe(self._arrived.put_nowait, item)
+        except RuntimeError:
+            # The loop is closed: there is nobody left to read.
+            self._cancelled.set()
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=_HTTP_TIMEOUT_S)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+async def _finished(thread: asyncio.Future[None]) -> None:
+    """Waits for a thread however often the waiting task is cancelled, and only then raises."""
+    cancelled = False
+    while not thread.done():
+        try:
+            await asyncio.wait({thread})
+        except asyncio.CancelledError:
+            cancelled = True
+    if cancelled:
+        raise asyncio.CancelledError
+
+
+def _import_xllamacpp() -> Any:
+    # Read when libgomp is loaded: threads that spin at barriers starve each other
+    # when there are more of them than cores, 25 times slower and worse.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    try:
+        import xllamacpp
+    except ImportError as error:
+        hint = ""
+        if "libgomp" in str(error):
+            hint = " Install the GNU OpenMP library: apt install libgomp1, or dnf install libgomp."
+        raise WorkerStartFailed(f"llama.cpp cannot be loaded: {error}.{hint}") from error
+    return xllamacpp
+
+
+def _threads(spec: WorkerSpec, size_bytes: int) -> int:
+    """A small model is slower with two threads than with one: they wait for each other."""
+    if spec.threads is not None:
+        return spec.threads
+    return 1 if size_bytes < _SMALL_MODEL_BYTES else len(os.sched_getaffinity(0))
+
+
+def _parse(item: str | Exception) -> Iterator[Chunk]:
+    if isinstance(item, Exception):
+        raise EngineFault(f"llama.cpp failed: {item}") from item
+    chunk = json.loads(item)
+    if "error" in chunk:
+        raise _to_error(chunk["error"])
+    if progress := chunk.get("prompt_progress"):
+        yield PromptProgress(tokens_read=progress["processed"], tokens=progress["total"])
+    for choice in chunk["choices"]:
+        if text := choice["text"]:
+            yield text
+        if reason := choice["finish_reason"]:
+            yield _completed(reason, chunk["usage"], chunk["timings"])
+
+
+def _completed(reason: str, usage: dict[str, Any], timings: dict[str, Any]) -> Completed:
+    return Completed(
+        finish_reason=FinishReason.LENGTH if reason == "length" else FinishReason.STOP,
+        usage=Usage(
+            input_tokens=usage["prompt_tokens"],
+            output_tokens=usage["completion_tokens"],
+            cached_input_tokens=usage["prompt_tokens_details"]["cached_tokens"],
+        ),
+        timings=Timings(prompt_s=timings["prompt_ms"] / 1_000, generate_s=timings["predicted_ms"] / 1_000),
+    )
+
+
+def _to_error(error: dict[str, Any]) -> EngineError:
+    message = str(error.get("message", "no reason given"))
+    if error.get("type") == "exceed_context_size_error":
+        return ContextExceeded(prompt_tokens=error["n_prompt_tokens"], context_tokens=error["n_ctx"])
+    if error.get("code") == http.client.BAD_REQUEST:
+        return PromptRejected(f"llama.cpp refuses the prompt: {message}")
+    return EngineFault(f"llama.cpp failed: {message}")

@@ -1,0 +1,77 @@
+"""Errors of an engine as gRPC statuses, and back."""
+
+from typing import Any, NoReturn
+
+import grpc
+from google.protobuf import any_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2  # type: ignore[import-untyped]
+from grpc_status import rpc_status  # type: ignore[import-untyped]
+
+from runtime.errors import (
+    ContextExceeded,
+    EngineError,
+    EngineFault,
+    EngineOverloaded,
+    EngineUnavailable,
+    PromptRejected,
+)
+
+_DOMAIN = "runtime"
+_CONTEXT_EXCEEDED = "CONTEXT_EXCEEDED"
+
+
+async def abort(context: grpc.aio.ServicerContext[Any, Any], error: EngineError) -> NoReturn:
+    """Ends a call with the status of an error."""
+    await context.abort_with_status(rpc_status.to_status(_to_status(error)))
+    raise AssertionError  # abort_with_status always raises; its type does not say so.
+
+
+def to_error(error: grpc.aio.AioRpcError) -> EngineError:
+    """Rebuilds the error behind the status of a call."""
+    message = error.details() or error.code().name
+    match error.code():
+        case grpc.StatusCode.INVALID_ARGUMENT:
+            return _rejection(error, message)
+        case grpc.StatusCode.RESOURCE_EXHAUSTED:
+            return EngineOverloaded(message)
+        case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.CANCELLED | grpc.StatusCode.DEADLINE_EXCEEDED:
+            return EngineUnavailable(message)
+        case _:
+            return EngineFault(message)
+
+
+def _to_status(error: EngineError) -> status_pb2.Status:
+    match error:
+        case ContextExceeded():
+            info = error_details_pb2.ErrorInfo(
+                reason=_CONTEXT_EXCEEDED,
+                domain=_DOMAIN,
+                metadata={
+                    "prompt_tokens": str(error.prompt_tokens),
+                    "context_tokens": str(error.context_tokens),
+                },
+            )
+            detail = any_pb2.Any()
+            detail.Pack(info)
+            return status_pb2.Status(code=code_pb2.INVALID_ARGUMENT, message=str(error), details=[detail])
+        case PromptRejected():
+            code = code_pb2.INVALID_ARGUMENT
+        case EngineOverloaded():
+            code = code_pb2.RESOURCE_EXHAUSTED
+        case EngineUnavailable():
+            code = code_pb2.UNAVAILABLE
+        case _:
+            code = code_pb2.INTERNAL
+    return status_pb2.Status(code=code, message=str(error))
+
+
+def _rejection(error: grpc.aio.AioRpcError, message: str) -> PromptRejected:
+    status = rpc_status.from_call(error)
+    for detail in status.details if status is not None else ():
+        info = error_details_pb2.ErrorInfo()
+        if detail.Unpack(info) and info.reason == _CONTEXT_EXCEEDED:
+            return ContextExceeded(
+                prompt_tokens=int(info.metadata["prompt_tokens"]),
+                context_tokens=int(info.metadata["context_tokens"]),
+            )
+    return PromptRejected(message)
