@@ -8,6 +8,8 @@ attached and detached there even when the client leaves early. A generator
 would be closed in another context.
 """
 
+from __future__ import annotations  # grpc's types are generic in the stubs only
+
 import asyncio
 import inspect
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence

@@ -77,7 +77,11 @@ _OFF = AttemptSpan(INVALID_SPAN, NullObserver())
 
 
 class RunTelemetry:
-    """Starts the spans of runs. Made once, after `setup.configure`."""
+    """Starts the spans of runs. Made once, after `setup.configure`.
+
+    Args:
+        provider: where spans go; None is the process's own provider.
+    """
 
     def __init__(self, provider: TracerProvider | None = None) -> None:
         self._tracer = tracing.tracer(semconv.GENAI_SCHEMA_URL, provider)

@@ -51,7 +51,7 @@ class TelemetryMisconfigured(Exception):
 class Shutdown:
     """Flushes and stops what `configure` set up."""
 
-    def __init__(self, *stops: Callable[[], None]) -> None:
+    def __init__(self, *stops: Callable[[], object]) -> None:
         self._stops = stops
 
     def __call__(self, timeout_s: float = 5.0) -> bool:

@@ -51,6 +51,7 @@ class Supervisor:
         self._failure: str | None = None
         self._settled = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._listening: asyncio.Task[None] | None = None
         self._starts = 0
         self._stderr: deque[str] = deque(maxlen=_STDERR_LINES)
 
@@ -159,11 +160,11 @@ class Supervisor:
         self._process = process
         assert process.stdout is not None
         assert process.stderr is not None
-        listening = asyncio.create_task(self._listen(process.stderr))
+        self._listening = asyncio.create_task(self._listen(process.stderr))
         line = await process.stdout.readline()
         if not line:
             status = await process.wait()
-            await listening
+            await self._listening
             raise WorkerStartFailed(
                 self._stderr[-1] if status == 1 and self._stderr else self._describe_start(status)
             )
@@ -199,6 +200,9 @@ class Supervisor:
         if self._process is not None:
             await _end(self._process)
             self._process = None
+        if self._listening is not None:
+            await self._listening
+            self._listening = None
         if self._directory is not None:
             shutil.rmtree(self._directory, ignore_errors=True)
             self._directory = None

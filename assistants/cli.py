@@ -1,0 +1,186 @@
+"""The command line: serve, demo, models."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from assistants.config import DEFAULT_GRPC_ADDRESS, ServerConfig, default_data_dir
+from runtime.errors import ModelError
+from runtime.models.catalog import ALIASES, DEFAULT_MODEL, MODELS, source_text
+from runtime.models.pull import ProgressCallback, pull
+from runtime.models.store import ModelStore, default_models_dir
+
+_MIB = 1 << 20
+
+models_dir_option = click.option(
+    "--models-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=default_models_dir,
+    show_default="$ASSISTANTS_MODELS_DIR, or ~/.local/share/assistants/models",
+    help="Where models are installed.",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.version_option(package_name="assistants-runtime")
+def main() -> None:
+    """A self-hosted, stateful assistants server over gRPC."""
+
+
+@main.command()
+@click.option(
+    "--grpc-address", default=DEFAULT_GRPC_ADDRESS, help="host:port, or unix:PATH; port 0 is a free one."
+)
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=default_data_dir,
+    show_default="$ASSISTANTS_DATA_DIR, or ~/.local/share/assistants/data",
+    help="Where threads and runs are kept.",
+)
+@models_dir_option
+@click.option("--model", default=DEFAULT_MODEL, help="An installed model.")
+@click.option(
+    "--engine",
+    type=click.Choice(["embedded", "scripted"]),
+    default="embedded",
+    help="scripted echoes the user without a model: for tests and benchmarks.",
+)
+@click.option("--slots", type=click.IntRange(1, 256), show_default="4", help="Generations at the same time.")
+@click.option(
+    "--context-tokens", type=click.IntRange(256), show_default="8192", help="Context of one generation."
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(1, 1024),
+    show_default="1 for a small model, else one a CPU",
+    help="Threads of the engine.",
+)
+def serve(
+    grpc_address: str,
+    data_dir: Path,
+    models_dir: Path,
+    model: str,
+    engine: str,
+    slots: int | None,
+    context_tokens: int | None,
+    threads: int | None,
+) -> None:
+    """Serve until SIGTERM; prints one `ready` line."""
+    # The server takes a second to import; `models` and `--help` need none of it.
+    from assistants.server.process import serve as run
+
+    config = ServerConfig(
+        grpc_address=grpc_address,
+        data_dir=data_dir,
+        models_dir=models_dir,
+        model=model,
+        engine="scripted" if engine == "scripted" else "embedded",
+        slots=slots,
+        context_tokens=context_tokens,
+        threads=threads,
+    )
+    sys.exit(run(config))
+
+
+@main.command()
+@models_dir_option
+@click.option("--model", default=DEFAULT_MODEL, help="Pulled first if need be.")
+@click.option("--question", default="What is the capital of France?", help="What the assistant is asked.")
+def demo(models_dir: Path, model: str, question: str) -> None:
+    """Start a server, ask an assistant, and show the answer, the steps and the trace."""
+    from assistants.demo import run_demo
+
+    with _one_line_errors():
+        installed = _pull(ModelStore(models_dir), model)
+    sys.exit(run_demo(models_dir=models_dir, model=installed, question=question))
+
+
+@main.group()
+def models() -> None:
+    """List, pull and remove models."""
+
+
+@models.command("list")
+@models_dir_option
+def list_models(models_dir: Path) -> None:
+    """List the models of the catalogue and those that are installed."""
+    with _one_line_errors():
+        installed = {model.name: model for model in ModelStore(models_dir).installed()}
+    rows = [("NAME", "INSTALLED", "SIZE", "CONTEXT", "LICENSE", "REASONING", "SOURCE")]
+    for model in MODELS.values():
+        rows.append(
+            (
+                model.name,
+                "yes" if model.name in installed else "",
+                f"{model.size_bytes / _MIB:,.0f} MiB",
+                f"{model.context_tokens}",
+                model.license,
+                "native" if model.capabilities.native_reasoning else "",
+                source_text(model.source),
+            )
+        )
+    for other in installed.values():
+        if other.name not in MODELS:
+            size = f"{other.size_bytes / _MIB:,.0f} MiB"
+            rows.append((other.name, "yes", size, f"{other.context_tokens}", other.license, "", other.source))
+    _print_table(rows)
+    click.echo()
+    _print_table(
+        [
+            ("ALIAS", "EFFORT", "MEANS"),
+            *((alias.name, alias.effort.value, "the served model") for alias in ALIASES.values()),
+        ]
+    )
+
+
+@models.command("pull")
+@click.argument("name")
+@models_dir_option
+def pull_model(name: str, models_dir: Path) -> None:
+    """Install a model: NAME of the catalogue, file:PATH, or hf:OWNER/REPO/FILE.gguf."""
+    with _one_line_errors():
+        click.echo(_pull(ModelStore(models_dir), name))
+
+
+@models.command("remove")
+@click.argument("name")
+@models_dir_option
+def remove_model(name: str, models_dir: Path) -> None:
+    """Remove an installed model."""
+    with _one_line_errors():
+        ModelStore(models_dir).remove(name)
+    click.echo(f"removed {name}")
+
+
+def _pull(store: ModelStore, name: str) -> str:
+    """Installs a model under a progress bar; gives its name."""
+    with click.progressbar(
+        length=1, label=f"pulling {name}", file=sys.stderr, show_pos=False, width=40
+    ) as bar:
+
+        def report(done: int, total: int) -> None:
+            bar.length = max(total, done, 1)
+            bar.update(max(0, done - bar.pos))
+
+        progress: ProgressCallback = report
+        return pull(store, name, progress=progress).name
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    try:
+        yield
+    except ModelError as error:
+        click.echo(f"assistants: {error}", err=True)
+        sys.exit(1)
+
+
+def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        click.echo("  ".join(cells).rstrip())
