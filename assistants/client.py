@@ -63,16 +63,6 @@ RunStep = run_pb2.RunStep
 RunEvent = run_event_pb2.RunEvent
 Model = model_service_pb2.Model
 
-FINAL_STATES = frozenset(
-    {
-        Run.STATE_CANCELLED,
-        Run.STATE_FAILED,
-        Run.STATE_COMPLETED,
-        Run.STATE_INCOMPLETE,
-        Run.STATE_EXPIRED,
-    }
-)
-
 DEFAULT_TARGET = "127.0.0.1:50051"
 _OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -115,6 +105,11 @@ class Client:
         self._messages = message_service_pb2_grpc.MessageServiceStub(self._channel)
         self._runs = run_service_pb2_grpc.RunServiceStub(self._channel)
         self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
+
+    @property
+    def channel(self) -> grpc.aio.Channel:
+        """The connection, for generated stubs beside this class."""
+        return self._channel
 
     async def __aenter__(self) -> Self:
         return self

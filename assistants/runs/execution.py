@@ -45,6 +45,8 @@ class Execution:
         self.status = claim.run.status
         self.outcome: RunStatus | None = None
         """How it ended, once that is journalled or on its way there."""
+        self.finish_reason: FinishReason | None = None
+        """Why the last generation stopped."""
         self._claim = claim
         self._store = store
         self._event_log = event_log
@@ -130,10 +132,12 @@ class Execution:
                     message = self._message or self._begin_message()
                     self._reasoning.append(text)
                     self._journal.append(TextDelta(message.id, 0, text, reasoning=True))
-            case engine_events.TurnEnd(finish_reason=FinishReason.LENGTH, usage=usage):
-                self._end_at_limit(usage)
-            case engine_events.TurnEnd(usage=usage):
-                self._complete(usage)
+            case engine_events.TurnEnd(finish_reason=reason, usage=usage):
+                self.finish_reason = reason
+                if reason is FinishReason.LENGTH:
+                    self._end_at_limit(usage)
+                else:
+                    self._complete(usage)
             case TurnStart() | engine_events.PromptProgress():
                 pass
             case engine_events.ToolCallStart() | engine_events.ToolCallDelta() | engine_events.ToolCallEnd():

@@ -205,4 +205,4 @@ def _fruitless(claim: Claim) -> int:
 
 def _end_span(span: AttemptSpan, execution: Execution, failure: Exception | None) -> None:
     status = execution.outcome or execution.status
-    span.end(state=status.state, error=failure or status.error)
+    span.end(state=status.state, error=failure or status.error, finish_reason=execution.finish_reason)

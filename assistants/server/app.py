@@ -148,7 +148,9 @@ class Server:
             watch=watch,
         )
 
-        server = grpc.aio.server(interceptors=(TracingInterceptor(), ErrorInterceptor()), options=_OPTIONS)
+        server = grpc.aio.server(
+            interceptors=(_tracing(config.grpc_address), ErrorInterceptor()), options=_OPTIONS
+        )
         assistant_service_pb2_grpc.add_AssistantServiceServicer_to_server(
             AssistantServicer(AssistantOperations(assistants, models)), server
         )
@@ -198,6 +200,13 @@ def _listen(server: grpc.aio.Server, address: str) -> str:
         return address
     host, _, _ = address.rpartition(":")
     return f"{host}:{port}"
+
+
+def _tracing(address: str) -> TracingInterceptor:
+    host, _, port = address.rpartition(":")
+    if host == "unix" or not port.isdecimal() or port == "0":
+        return TracingInterceptor(server_address=address)
+    return TracingInterceptor(server_address=host, server_port=int(port))
 
 
 async def _report_health(status: health.HealthServicer, engine: Engine) -> None:

@@ -8,7 +8,7 @@ import sys
 from assistants.config import ServerConfig
 from assistants.domain.errors import DataDirectoryError
 from assistants.server.app import AddressInUse, Server
-from assistants.telemetry.setup import TelemetryMisconfigured, configure
+from assistants.telemetry.setup import Shutdown, TelemetryMisconfigured, configure
 from runtime.errors import ModelError, WorkerStartFailed
 
 EXPECTED_FAILURES = (DataDirectoryError, AddressInUse, TelemetryMisconfigured, ModelError, WorkerStartFailed)
@@ -23,13 +23,15 @@ def serve(config: ServerConfig) -> int:
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    shut_down_telemetry = Shutdown()
     try:
         shut_down_telemetry = configure()
         asyncio.run(_serve(config))
     except EXPECTED_FAILURES as error:
         print(f"assistants: {error}", file=sys.stderr)
         return 1
-    shut_down_telemetry()
+    finally:
+        shut_down_telemetry()
     return 0
 
 

@@ -1,6 +1,5 @@
 """An engine on this machine: a supervised worker process and a client of it."""
 
-import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Self
@@ -18,13 +17,12 @@ _RESTART_TIMEOUT_S = 60.0
 class EmbeddedEngine:
     """An `Engine` whose worker process it owns, and replaces when it dies."""
 
-    def __init__(self, supervisor: Supervisor, model: ModelInfo) -> None:
-        """Takes over a started supervisor; `start` makes one."""
+    def __init__(self, supervisor: Supervisor, worker: Worker) -> None:
+        """Takes over a started supervisor and its first worker; `start` makes them."""
         self._supervisor = supervisor
-        self._model = model
-        self._remote: RemoteEngine | None = None
-        self._remote_worker: Worker | None = None
-        self._connecting = asyncio.Lock()
+        self._model = worker.model
+        self._worker = worker
+        self._remote = RemoteEngine.at(worker.target, worker.model)
 
     @classmethod
     async def start(cls, spec: WorkerSpec) -> Self:
@@ -35,7 +33,7 @@ class EmbeddedEngine:
         """
         supervisor = Supervisor(spec)
         worker = await supervisor.start()
-        return cls(supervisor, worker.model)
+        return cls(supervisor, worker)
 
     @property
     def model(self) -> ModelInfo:
@@ -75,28 +73,20 @@ class EmbeddedEngine:
 
     async def aclose(self) -> None:
         """Ends all generations and the worker. May be called twice."""
-        remote, self._remote = self._remote, None
-        if remote is not None:
-            await remote.aclose()
+        await self._remote.aclose()
         await self._supervisor.aclose()
 
     @asynccontextmanager
     async def _remote_in_use(self) -> AsyncIterator[RemoteEngine]:
-        """Gives a client of the worker that is ready now; a failing one is replaced."""
+        """Gives a client of the worker that is ready now; one that fails is replaced."""
         worker = await self._supervisor.wait(_RESTART_TIMEOUT_S)
+        remote = self._remote
+        if worker is not self._worker:
+            previous, remote = remote, RemoteEngine.at(worker.target, worker.model)
+            self._worker, self._remote = worker, remote
+            await previous.aclose()
         try:
-            yield await self._connected(worker)
+            yield remote
         except EngineUnavailable:
             self._supervisor.lost(worker)
             raise
-
-    async def _connected(self, worker: Worker) -> RemoteEngine:
-        async with self._connecting:
-            if self._remote is not None and self._remote_worker is worker:
-                return self._remote
-            previous, self._remote = self._remote, None
-            if previous is not None:
-                await previous.aclose()
-            self._remote = await RemoteEngine.connect(worker.target)
-            self._remote_worker = worker
-            return self._remote

@@ -37,11 +37,21 @@ class RemoteEngine:
     """An `Engine` on a worker at a gRPC target."""
 
     def __init__(self, channel: grpc.aio.Channel, model: ModelInfo) -> None:
-        """Takes over a channel; `connect` makes one."""
+        """Takes over a channel; `connect` and `at` make one."""
         self._channel = channel
         self._stub = pb_grpc.ReasoningEngineStub(channel)
         self._model = model
         self._closed = False
+
+    @classmethod
+    def at(cls, target: str, model: ModelInfo) -> Self:
+        """Makes a client of a worker whose model is known; connects on the first call.
+
+        Args:
+            target: `unix:/path` or `host:port`; there is no encryption.
+            model: what the worker serves.
+        """
+        return cls(grpc.aio.insecure_channel(target, options=_OPTIONS), model)
 
     @classmethod
     async def connect(cls, target: str, *, timeout_s: float = 10.0) -> Self:

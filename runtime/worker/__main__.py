@@ -23,15 +23,17 @@ _CLOSE_TIMEOUT_S = 5.0
 def main() -> int:
     """Serves until SIGTERM, SIGINT, or the end of a piped stdin; returns the exit status."""
     arguments = vars(_parser().parse_args())
-    target, parent = arguments.pop("listen"), arguments.pop("directory", None)
+    target, directory = arguments.pop("listen"), arguments.pop("directory", None)
     spec = WorkerSpec(**arguments)
-    directory = Path(tempfile.mkdtemp(prefix="llama-", dir=parent))
+    if directory is None:
+        directory = Path(tempfile.mkdtemp(prefix="worker-"))
     try:
         asyncio.run(_serve(spec, target, directory))
     except (WorkerStartFailed, ModelCorrupt, PromptRejected) as error:
         print(error, file=sys.stderr)
         return 1
     finally:
+        # Here and not only in the parent, which may be gone.
         shutil.rmtree(directory, ignore_errors=True)
     return 0
 
@@ -50,7 +52,9 @@ async def _serve(spec: WorkerSpec, target: str, directory: Path) -> None:
         server, address = await serve(engine, target)
     except RuntimeError as error:
         await engine.aclose()
-        raise WorkerStartFailed(f"{target} cannot be listened at: {error}") from error
+        raise WorkerStartFailed(
+            f"The worker cannot listen at {target}: the address is in use, or is none of this machine."
+        ) from error
     print(json.dumps({"ready": {"target": address, "model": asdict(engine.model)}}), flush=True)
     await stopped
     try:
@@ -112,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--queue-length", type=int, help="requests that may wait for a slot")
     parser.add_argument("--embeddings", action="store_true", help="serve embeddings too")
     parser.add_argument("--native-reasoning", action="store_true", help="the model has tags to think in")
-    parser.add_argument("--directory", type=Path, help="where to keep a private socket; must be short")
+    parser.add_argument("--directory", type=Path, help="private, short, and removed at the end")
     return parser
 
 

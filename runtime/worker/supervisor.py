@@ -20,8 +20,8 @@ from runtime.worker.spec import WorkerSpec
 
 _LOG = logging.getLogger(__name__)
 
-# sun_path has 108 bytes; below the directory comes "/llama-xxxxxxxx/llama.sock".
-_LONGEST_DIRECTORY = 70
+# A socket's path has 107 bytes; ours add "/worker-xxxxxxxx/worker.sock".
+_LONGEST_PARENT = 70
 _STDERR_LINES = 20
 _CLOSE_TIMEOUT_S = 8.0
 _MOST_CRASHES = 5
@@ -52,7 +52,6 @@ class Supervisor:
         self._settled = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._listening: asyncio.Task[None] | None = None
-        self._starts = 0
         self._stderr: deque[str] = deque(maxlen=_STDERR_LINES)
 
     @property
@@ -67,7 +66,6 @@ class Supervisor:
             WorkerStartFailed: it did not come up. There is no second try: what
                 is wrong at the start is wrong with the model or the machine.
         """
-        self._directory = _private_directory()
         try:
             worker = await self._spawn()
         except BaseException:
@@ -137,26 +135,25 @@ class Supervisor:
 
     async def _spawn(self) -> Worker:
         """Starts a process and waits until it is ready."""
-        assert self._directory is not None
-        self._starts += 1
+        await self._clear()
         self._stderr.clear()
-        # A name of its own: a connection to a dead worker must not reach its successor.
-        target = f"unix:{self._directory}/{self._starts}.sock"
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            # Without the working directory in its path, in which anything may lie.
-            "-P",
-            "-m",
-            "runtime.worker",
-            *self._spec.arguments(),
-            *("--listen", target, "--directory", str(self._directory)),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            # Ctrl-C is for us: we drain first, and end the worker then.
-            start_new_session=True,
-            env=_environment(),
-        )
+        try:
+            # One a worker: what its predecessor left, or a client of that, is elsewhere.
+            self._directory = directory = _private_directory()
+            target = f"unix:{directory}/worker.sock"
+            process = await asyncio.create_subprocess_exec(
+                # -P: without the working directory in its path, where anything may lie.
+                *(sys.executable, "-P", "-m", "runtime.worker", *self._spec.arguments()),
+                *("--listen", target, "--directory", str(directory)),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                # Ctrl-C is for us: we drain first, and end the worker then.
+                start_new_session=True,
+                env=_environment(),
+            )
+        except OSError as error:
+            raise WorkerStartFailed(f"The worker process cannot be started: {error}") from error
         self._process = process
         assert process.stdout is not None
         assert process.stderr is not None
@@ -226,15 +223,18 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 def _private_directory() -> Path:
     """Makes a directory that is ours alone, and short enough for sockets in it."""
     parent = tempfile.gettempdir()
-    directory = tempfile.mkdtemp(prefix="worker-", dir=parent if len(parent) < 50 else "/tmp")
-    return Path(directory)
+    if len(os.fsencode(parent)) > _LONGEST_PARENT:
+        parent = "/tmp"
+    return Path(tempfile.mkdtemp(prefix="worker-", dir=parent))
 
 
 def _environment() -> dict[str, str]:
     """Adds where this package lies: the child finds the same one from anywhere."""
     home = str(Path(runtime.__file__).resolve().parent.parent)
     inherited = os.environ.get("PYTHONPATH")
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (home, inherited)))}
+    path = os.pathsep.join(filter(None, (home, inherited)))
+    # gRPC's own log lines on stderr would hide the one that says what is wrong.
+    return {"GRPC_VERBOSITY": "NONE", **os.environ, "PYTHONPATH": path}
 
 
 def _read_ready(line: bytes, pid: int) -> Worker:

@@ -55,7 +55,13 @@ async def collect(engine: RemoteEngine) -> list[EngineEvent]:
 
 
 async def test_events_arrive_as_they_were_sent(connect: Connect) -> None:
-    turn = [ReasoningDelta("hm"), TextDelta("a"), ToolCallStart("call_1", "f"), ToolCallEnd(), END]
+    turn: list[EngineEvent] = [
+        ReasoningDelta("hm"),
+        TextDelta("a"),
+        ToolCallStart("call_1", "f"),
+        ToolCallEnd(),
+        END,
+    ]
     scripted = ScriptedEngine([turn])
     engine = await connect(scripted)
     assert await collect(engine) == turn
