@@ -181,7 +181,7 @@ class Supervisor:
         return f"The worker ended {_describe(status)} while it started{self._last_words()}"
 
     def _last_words(self) -> str:
-        return f": {self._stderr[-1]}" if self._stderr else "."
+        return f": {self._stderr[-1].rstrip('.')}." if self._stderr else "."
 
     def _forget_worker(self) -> None:
         self._worker = None
