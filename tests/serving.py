@@ -13,7 +13,7 @@ import asyncio
 import signal
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -175,9 +175,12 @@ async def _read_all(stream: asyncio.StreamReader) -> str:
 
 async def _end(process: asyncio.subprocess.Process) -> None:
     """Kills a process that still runs, and waits for its worker, which ends by itself then."""
-    workers = psutil.Process(process.pid).children() if process.returncode is None else []
+    workers: list[psutil.Process] = []
     if process.returncode is None:
-        process.kill()
+        with suppress(psutil.NoSuchProcess):
+            workers = psutil.Process(process.pid).children()
+        with suppress(ProcessLookupError):
+            process.kill()
     await process.wait()
     await gone(*workers)
 

@@ -49,16 +49,6 @@ class Claim:
     """Trace context of the attempt before this one."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CreatedRun:
-    """A stored run, and its claim when it was taken in the same transaction."""
-
-    run: Run
-    claim: Claim | None
-    existed: bool
-    """Whether the request id had made it before."""
-
-
 class AssistantRepository(Protocol):
     """Assistants of a project."""
 
@@ -151,9 +141,12 @@ class RunStore(Protocol):
     """
 
     async def create(
-        self, run: Run, messages: Sequence[Message], request: RequestKey | None, *, claim: bool
-    ) -> CreatedRun:
-        """Stores a queued run and the messages before it; takes it at once if `claim`.
+        self, run: Run, messages: Sequence[Message], request: RequestKey | None, *, claim: Claim | None
+    ) -> Run:
+        """Stores a queued run and the messages before it, already taken if there is a `claim`.
+
+        Gives the stored run, or the one that the request id made before. Writes in
+        the order of calls: what is appended under the claim comes after.
 
         Raises RunActive, RequestIdReused, and NotFound without its thread.
         """
@@ -199,8 +192,8 @@ class RunStore(Protocol):
         """The run that holds the thread."""
         ...
 
-    async def set_attempt_traceparent(self, fence: Fence, traceparent: str) -> None:
-        """Remembers the trace context of the attempt, for the next one to link to."""
+    def set_attempt_traceparent(self, fence: Fence, traceparent: str) -> None:
+        """Remembers the trace context of the attempt, for the next one to link to. Does not wait."""
         ...
 
     async def get_step(self, project_id: str, run_id: str, step_id: str) -> RunStep | None:

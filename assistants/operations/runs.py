@@ -7,7 +7,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from assistants.domain.assistant import Assistant
-from assistants.domain.errors import InvalidArgument, NoActionRequired, NotFound, RunEnded, Violation
+from assistants.domain.errors import (
+    AssistantsError,
+    InvalidArgument,
+    NoActionRequired,
+    NotFound,
+    RunEnded,
+    Violation,
+)
 from assistants.domain.ids import new_id
 from assistants.domain.message import Message, NewMessage
 from assistants.domain.names import assistant_name, run_name, step_name, thread_name
@@ -32,6 +39,7 @@ from assistants.domain.run import (
     RunStatus,
     Truncation,
 )
+from assistants.domain.run_claim import first_claim
 from assistants.domain.run_event import RunEvent
 from assistants.domain.run_states import RunState
 from assistants.domain.run_step import RunStep
@@ -108,25 +116,31 @@ class RunOperations:
         _check(new)
         run = await self._prepare(principal, thread_id, new)
         messages = [make_message(principal, thread_id, message) for message in new.additional_messages]
-        # A caller who goes away must not leave a claimed run that nobody launches.
+        # A caller who goes away must not leave a run that is stored and not launched.
         return await asyncio.shield(self._store_and_launch(run, messages, request))
 
     async def _store_and_launch(
         self, run: Run, messages: Sequence[Message], request: RequestKey | None
     ) -> Run:
-        reserved = self._executor.reserve()
-        claimed = False
+        busy = await self._store.active(run.project_id, run.thread_id) is not None
+        if busy or not self._executor.reserve():
+            stored = await self._store.create(run, messages, request, claim=None)
+            if stored.id == run.id:
+                await self._queue.put(QueuedRun(run_id=run.id, takeover=False))
+            return stored
+        claim = first_claim(run)
+        # The engine reads the prompt while the run is being committed. Whatever the
+        # execution writes stands behind the create, and is fenced if that fails.
+        creating = asyncio.create_task(self._store.create(run, messages, request, claim=claim))
+        self._executor.launch(claim, stored=creating if messages else None)
         try:
-            created = await self._store.create(run, messages, request, claim=reserved)
-            if created.claim is not None:
-                self._executor.launch(created.claim)
-                claimed = True
-        finally:
-            if reserved and not claimed:
-                self._executor.release()
-        if not reserved and not created.existed:
-            await self._queue.put(QueuedRun(run_id=created.run.id, takeover=False))
-        return created.run
+            stored = await creating
+        except AssistantsError:
+            self._executor.stop(run.id)
+            raise
+        if stored.id != run.id:  # the request id had made it before
+            self._executor.stop(run.id)
+        return stored
 
     async def get(self, principal: Principal, thread_id: str, run_id: str) -> Run:
         """Raises NotFound."""
@@ -187,6 +201,10 @@ class RunOperations:
         """Raises NoActionRequired: no run of this version waits for outputs."""
         run = await self.get(principal, thread_id, run_id)
         raise NoActionRequired(run=run_name(thread_id, run_id), state=run.status.state)
+
+    def follow(self, run: Run) -> AsyncGenerator[RunEvent]:
+        """All events of a run until the final one."""
+        return self._watch.follow(run, after=0)
 
     async def watch(
         self, principal: Principal, thread_id: str, run_id: str, *, after: int

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Awaitable
 from datetime import UTC, datetime
 
 from assistants.domain.errors import Fenced
@@ -66,9 +67,9 @@ class RunExecutor:
         self._free += 1
         self._slot_freed.set()
 
-    def launch(self, claim: Claim) -> None:
-        """Executes a claimed run in the reserved slot."""
-        task = asyncio.create_task(self._execute(claim), name=f"run {claim.run.id}")
+    def launch(self, claim: Claim, *, stored: Awaitable[object] | None = None) -> None:
+        """Executes a claimed run in the reserved slot, after `stored` if that is given."""
+        task = asyncio.create_task(self._execute(claim, stored), name=f"run {claim.run.id}")
         self._tasks[claim.run.id] = task
 
     def stop(self, run_id: str) -> None:
@@ -116,10 +117,12 @@ class RunExecutor:
         else:
             self.launch(claim)
 
-    async def _execute(self, claim: Claim) -> None:
+    async def _execute(self, claim: Claim, stored: Awaitable[object] | None) -> None:
         """Attempts until the run has ended, paused, or is somebody else's."""
         next_claim: Claim | None = claim
         try:
+            if stored is not None:
+                await stored
             while next_claim is not None:
                 next_claim = await self._attempt(next_claim)
         finally:
@@ -140,7 +143,7 @@ class RunExecutor:
         failure: Exception | None = None
         try:
             if span.traceparent is not None:
-                await self._store.set_attempt_traceparent(claim.fence, span.traceparent)
+                self._store.set_attempt_traceparent(claim.fence, span.traceparent)
             await self._carry_out(claim, execution)
             return None
         except TurnLost as lost:

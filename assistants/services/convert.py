@@ -21,6 +21,7 @@ from assistants.domain.content import (
 )
 from assistants.domain.errors import InvalidArgument, Violation
 from assistants.domain.names import assistant_name
+from assistants.domain.times import to_micros
 from assistants.domain.tool import BuiltinTool, ClientFunction, StepToolCall, Tool
 from assistants.v1 import common_pb2, content_pb2, tool_pb2
 from runtime.types import (
@@ -57,9 +58,8 @@ def to_timestamp(time: datetime | None) -> Timestamp | None:
     """None stays not set."""
     if time is None:
         return None
-    stamp = Timestamp()
-    stamp.FromDatetime(time)
-    return stamp
+    seconds, micros = divmod(to_micros(time), 1_000_000)
+    return Timestamp(seconds=seconds, nanos=micros * 1_000)
 
 
 def file_name(file_id: str) -> str:

@@ -1,6 +1,6 @@
 """RunService over gRPC."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any, TypeAlias
 
@@ -17,6 +17,7 @@ from assistants.domain.run import (
     Run,
     Truncation,
 )
+from assistants.domain.run_event import RunEvent
 from assistants.operations.runs import NewRun, RunOperations
 from assistants.services.convert import (
     effort_from_proto,
@@ -50,8 +51,9 @@ class RunServicer(pb_grpc.RunServiceServicer):
         self, request: pb.CreateRunRequest, context: Context
     ) -> AsyncIterator[run_event_pb2.RunEvent]:
         run = await self._create(request)
-        async for event in self._events(run.thread_id, run.id, after=0):
-            yield event
+        async with aclosing(_to_proto(run, self._operations.follow(run))) as events:
+            async for event in events:
+                yield event
 
     async def GetRun(self, request: pb.GetRunRequest, context: Context) -> run_pb2.Run:  # noqa: D102
         check_required(request)
@@ -95,8 +97,10 @@ class RunServicer(pb_grpc.RunServiceServicer):
     ) -> AsyncIterator[run_event_pb2.RunEvent]:
         check_required(request)
         path = parse_run(request.name)
-        async for event in self._events(*path, after=request.after_sequence):
-            yield event
+        run, followed = await self._operations.watch(PRINCIPAL.get(), *path, after=request.after_sequence)
+        async with aclosing(_to_proto(run, followed)) as events:
+            async for event in events:
+                yield event
 
     async def GetRunStep(self, request: pb.GetRunStepRequest, context: Context) -> run_pb2.RunStep:  # noqa: D102
         check_required(request)
@@ -124,14 +128,12 @@ class RunServicer(pb_grpc.RunServiceServicer):
         with within("run"):
             return await self._operations.create(PRINCIPAL.get(), thread_id, new, request=key)
 
-    async def _events(
-        self, thread_id: str, run_id: str, *, after: int
-    ) -> AsyncIterator[run_event_pb2.RunEvent]:
-        run, events = await self._operations.watch(PRINCIPAL.get(), thread_id, run_id, after=after)
-        made = RunEvents(run)
-        async with aclosing(events):
-            async for event in events:
-                yield made.to_proto(event)
+
+async def _to_proto(run: Run, events: AsyncGenerator[RunEvent]) -> AsyncGenerator[run_event_pb2.RunEvent]:
+    made = RunEvents(run)
+    async with aclosing(events):
+        async for event in events:
+            yield made.to_proto(event)
 
 
 def _new_run_from_proto(request: pb.CreateRunRequest) -> NewRun:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 
 import sqlalchemy as sa
@@ -11,8 +11,9 @@ from sqlalchemy import Connection
 from assistants.domain.errors import Fenced
 from assistants.domain.message import Message
 from assistants.domain.page import Page, PageRequest
-from assistants.domain.ports import Claim, CreatedRun, Fence, RequestKey
+from assistants.domain.ports import Claim, Fence, RequestKey
 from assistants.domain.run import Run, RunStatus
+from assistants.domain.run_claim import claimed_status
 from assistants.domain.run_ending import ending
 from assistants.domain.run_event import (
     EventBody,
@@ -109,31 +110,43 @@ class SqliteRunStore:
         self._event_log = event_log
 
     async def create(
-        self, run: Run, messages: Sequence[Message], request: RequestKey | None, *, claim: bool
-    ) -> CreatedRun:
-        """Stores a queued run and the messages before it; takes it at once if `claim`."""
+        self, run: Run, messages: Sequence[Message], request: RequestKey | None, *, claim: Claim | None
+    ) -> Run:
+        """Stores a queued run and the messages before it, already taken if there is a `claim`."""
+        events = [RunChanged(run.status)]
+        if claim is not None:
+            events.append(RunChanged(claim.run.status))
+        stored = replace(claim.run if claim else run, last_sequence=len(events))
 
-        def job(connection: Connection) -> tuple[CreatedRun, Sequence[RunEvent]]:
+        def job(connection: Connection) -> tuple[Run, Sequence[RunEvent]]:
             if request is not None:
                 made = find_request(connection, run.project_id, request)
                 existing = made and run_rows.get_run(connection, run.project_id, made)
                 if existing:
-                    return CreatedRun(run=existing, claim=None, existed=True), ()
+                    return existing, ()
                 record_request(connection, run.project_id, request, run.id)
             require_thread(connection, run.project_id, run.thread_id)
             require_idle(connection, run.thread_id)
             for message in messages:
                 insert_message(connection, message)
-            connection.execute(_INSERT, _encode(run))
-            events = _append(connection, _next(connection, run, attempt=0, count=1), [RunChanged(run.status)])
-            created = replace(run, last_sequence=1)
-            if not claim:
-                return CreatedRun(run=created, claim=None, existed=False), events
-            taken, more = _take(connection, created, ())
-            return CreatedRun(run=taken.run, claim=taken, existed=False), [*events, *more]
+            connection.execute(_INSERT, _encode(stored, epoch=claim.fence.epoch if claim else 0))
+            now = now_micros()
+            numbered = [
+                RunEvent(
+                    sequence=sequence,
+                    attempt=event.status.attempt,
+                    event_time=from_micros(now),
+                    body=event,
+                )
+                for sequence, event in enumerate(events, 1)
+            ]
+            target = _Append(project_id=run.project_id, run_id=run.id, attempt=0, first_sequence=1, time=now)
+            _insert_events(connection, target, numbered)
+            return stored, numbered
 
-        publish = partial(self._publish, run.id)
-        created, _ = await self._database.write(job, on_commit=lambda result: publish(result[1]))
+        created, _ = await self._database.write(
+            job, on_commit=lambda result: self._publish(run.id, result[1])
+        )
         return created
 
     async def claim(self, run_id: str, *, takeover: bool) -> Claim | None:
@@ -234,14 +247,14 @@ class SqliteRunStore:
         """The run that holds the thread."""
         return self._database.read(lambda connection: run_rows.get_active(connection, project_id, thread_id))
 
-    async def set_attempt_traceparent(self, fence: Fence, traceparent: str) -> None:
-        """Remembers the trace context of the attempt, for the next one to link to."""
+    def set_attempt_traceparent(self, fence: Fence, traceparent: str) -> None:
+        """Remembers the trace context of the attempt, for the next one to link to. Does not wait."""
         parameters = {
             "p_id": fence.run_id,
             "p_epoch": fence.epoch,
             "attempt_traceparent": traceparent,
         }
-        await self._database.write(
+        self._database.write(
             lambda connection: connection.execute(_SET_ATTEMPT_TRACE, parameters), durable=False
         )
 
@@ -272,20 +285,9 @@ class SqliteRunStore:
 
 
 def _take(connection: Connection, run: Run, steps: tuple[RunStep, ...]) -> tuple[Claim, Sequence[RunEvent]]:
-    """A new epoch and attempt; a run that is cancelling stays so."""
+    """A new epoch and attempt."""
     row = connection.execute(_TAKE, {"p_id": run.id}).one()
-    state = run.status.state
-    if state is not RunState.CANCELLING:
-        check_transition(state, RunState.IN_PROGRESS)
-        state = RunState.IN_PROGRESS
-    now = datetime.now(UTC)
-    status = replace(
-        run.status,
-        state=state,
-        attempt=row.attempt,
-        start_time=run.status.start_time or now,
-        expire_time=now + timedelta(seconds=run.settings.ttl_s),
-    )
+    status = claimed_status(run, row.attempt)
     events = _append(connection, _next(connection, run, attempt=row.attempt, count=1), [RunChanged(status)])
     claim = Claim(
         run=replace(run, status=status, last_sequence=events[-1].sequence),
@@ -308,27 +310,46 @@ def _next(connection: Connection, run: Run, *, attempt: int, count: int) -> _App
 
 
 def _append(connection: Connection, target: _Append, events: Sequence[EventBody]) -> Sequence[RunEvent]:
-    for event in events:
+    # Of several changes of one thing in a group, the rows show the last.
+    for event in {_subject(event): event for event in events}.values():
         _apply(connection, target, event)
+    time = from_micros(target.time)
+    numbered = [
+        RunEvent(sequence=sequence, attempt=target.attempt, event_time=time, body=event)
+        for sequence, event in enumerate(events, target.first_sequence)
+    ]
+    _insert_events(connection, target, numbered)
+    return numbered
+
+
+def _insert_events(connection: Connection, target: _Append, events: Sequence[RunEvent]) -> None:
     connection.execute(
         _INSERT_EVENTS,
         [
             {
                 "run_id": target.run_id,
-                "sequence": sequence,
+                "sequence": event.sequence,
                 "project_id": target.project_id,
-                "attempt": target.attempt,
+                "attempt": event.attempt,
                 "event_time": target.time,
-                "body_json": EVENT_BODY.dump(event),
+                "body_json": EVENT_BODY.dump(event.body),
             }
-            for sequence, event in enumerate(events, target.first_sequence)
+            for event in events
         ],
     )
-    time = from_micros(target.time)
-    return [
-        RunEvent(sequence=sequence, attempt=target.attempt, event_time=time, body=event)
-        for sequence, event in enumerate(events, target.first_sequence)
-    ]
+
+
+def _subject(event: EventBody) -> str:
+    """What an event is about."""
+    match event:
+        case RunChanged():
+            return "run"
+        case StepChanged(step=step):
+            return step.id
+        case MessageChanged(message=message):
+            return message.id
+        case TextDelta():
+            return "delta"
 
 
 def _apply(connection: Connection, target: _Append, event: EventBody) -> None:
@@ -394,15 +415,15 @@ def _encode_status(status: RunStatus) -> dict[str, object]:
     }
 
 
-def _encode(run: Run) -> dict[str, object]:
+def _encode(run: Run, *, epoch: int) -> dict[str, object]:
     return {
         "id": run.id,
         "project_id": run.project_id,
         "thread_id": run.thread_id,
         "assistant_id": run.assistant_id,
-        "epoch": 0,
-        "attempt": 0,
-        "last_sequence": 0,
+        "epoch": epoch,
+        "attempt": run.status.attempt,
+        "last_sequence": run.last_sequence,
         "settings_json": RUN_SETTINGS.dump(run.settings),
         "ttl": round(run.settings.ttl_s * 1_000_000),
         "metadata_json": STRING_MAP.dump(dict(run.metadata)),

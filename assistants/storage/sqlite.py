@@ -7,9 +7,10 @@ Measured: one COMMIT for many transactions, over statements built once, makes so
 import asyncio
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,11 +41,14 @@ class SqliteDatabase:
         self._engine = _engine(path)
         self._loop = asyncio.get_running_loop()
         self._writes: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
+        self._held_back: _Write | None = None
+        self._closed = False
         self._read_connection = self._engine.connect()
         self._readers = ThreadPoolExecutor(_READ_THREADS, thread_name_prefix="sqlite-read")
         self._reader_connections: queue.SimpleQueue[Connection] = queue.SimpleQueue()
         for _ in range(_READ_THREADS):
             self._reader_connections.put(self._engine.connect())
+        self._held_back: _Write | None = None
         self._writer = threading.Thread(target=self._write_groups, name="sqlite-write", daemon=True)
         self._writer.start()
         self._closed = False
@@ -95,26 +99,34 @@ class SqliteDatabase:
 
     def _write_groups(self) -> None:
         with self._engine.connect() as connection:
-            open_ = True
-            while open_:
-                group, open_ = self._next_group()
-                if group:
-                    _commit(connection, group)
-                    self._loop.call_soon_threadsafe(_deliver, group)
+            while first := self._next_write():
+                group: list[_Write] = []
+                _commit(connection, self._group(first, group), group, durable=first.durable)
+                self._loop.call_soon_threadsafe(_deliver, group)
 
-    def _next_group(self) -> tuple[list[_Write], bool]:
-        """Waits for a write and takes all that stand behind it."""
-        group: list[_Write] = []
-        write = self._writes.get()
+    def _next_write(self) -> _Write | None:
+        write, self._held_back = self._held_back, None
+        return write or self._writes.get()
+
+    def _group(self, first: _Write, group: list[_Write]) -> Iterator[_Write]:
+        """Gives writes for one COMMIT: also those that arrive while the first are being made."""
+        write: _Write | None = first
         while write is not None:
             group.append(write)
+            yield write
             if len(group) == _MAX_GROUP:
-                return group, True
+                return
             try:
                 write = self._writes.get_nowait()
             except queue.Empty:
-                return group, True
-        return group, False
+                return
+            # SQLite cannot change its mind about fsync within a transaction; and
+            # None, the end, is for the next look.
+            if write is None or (write.durable and not first.durable):
+                self._held_back = write
+                if write is None:
+                    self._writes.put(None)
+                return
 
 
 def _engine(path: Path) -> Engine:
@@ -136,14 +148,15 @@ def _engine(path: Path) -> Engine:
     return engine
 
 
-def _commit(connection: Connection, group: list[_Write]) -> None:
+def _commit(connection: Connection, writes: Iterator[_Write], group: list[_Write], *, durable: bool) -> None:
+    """Makes the writes in one transaction; `group` is filled with those that were begun."""
     raw = connection.connection.driver_connection
     assert raw is not None
-    durable = any(write.durable for write in group)
+    first = next(writes)  # whatever fails from here on, at least this one is told
     try:
         raw.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
         raw.execute("BEGIN IMMEDIATE")
-        for write in group:
+        for write in chain((first,), writes):
             raw.execute("SAVEPOINT job")
             try:
                 write.result = write.job(connection)

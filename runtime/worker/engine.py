@@ -11,8 +11,9 @@ from typing import Self, assert_never
 from runtime.chat.render import ChatTemplate
 from runtime.errors import ContextExceeded, EngineFault, EngineUnavailable, PromptRejected
 from runtime.events import EngineEvent, PromptProgress, TextDelta, TurnEnd
-from runtime.types import ChatMessage, Embeddings, GenerateRequest, ModelInfo, TextFormat
-from runtime.worker.llama_cpp import Completed, Completion, LlamaServer
+from runtime.types import ChatMessage, Embeddings, GenerateRequest, ModelInfo, Priority, TextFormat
+from runtime.worker.completion import Completed, Completion
+from runtime.worker.llama_cpp import LlamaServer
 from runtime.worker.queue import SlotQueue
 from runtime.worker.spec import WorkerSpec
 from runtime.worker.tokenizer import PromptEncoder, Tokenizer
@@ -124,7 +125,8 @@ class LlamaEngine:
             raise EngineFault(f"The worker of {self._model.name} was started without embeddings.")
         if not texts:
             return Embeddings(vectors=(), input_tokens=0)
-        vectors, input_tokens = await self._server.embed(texts)
+        async with self._queue.slot(Priority.INTERACTIVE):
+            vectors, input_tokens = await self._server.embed(texts)
         return Embeddings(vectors=tuple(map(tuple, vectors)), input_tokens=input_tokens)
 
     async def wait_ready(self, timeout_s: float) -> None:

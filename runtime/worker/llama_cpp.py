@@ -6,23 +6,14 @@ import json
 import os
 import socket
 import threading
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, assert_never
 
-from runtime.errors import (
-    ContextExceeded,
-    EngineError,
-    EngineFault,
-    EngineUnavailable,
-    PromptRejected,
-    WorkerStartFailed,
-)
-from runtime.events import PromptProgress
+from runtime.errors import EngineFault, EngineUnavailable, WorkerStartFailed
 from runtime.models.gguf import read_header
-from runtime.types import FinishReason, Sampling, Timings, Usage
+from runtime.worker.completion import Chunk, Completed, Completion, parse_chunk, to_error
 from runtime.worker.spec import WorkerSpec
 
 # Cancelling takes effect at the end of a batch of the prompt.
@@ -30,55 +21,6 @@ _BATCH_TOKENS = 512
 _EMBEDDING_BATCH_TOKENS = 2_048
 _SMALL_MODEL_BYTES = 600_000_000
 _HTTP_TIMEOUT_S = 60.0
-_POOLING_MEAN = "LLAMA_POOLING_TYPE_MEAN"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Completion:
-    """A prompt to continue."""
-
-    prompt: Sequence[int]
-    """Token ids, fewer than the context has."""
-    max_tokens: int
-    """At least 1."""
-    stop: tuple[str, ...] = ()
-    sampling: Sampling = field(default_factory=Sampling)
-
-    def body(self) -> str:
-        """Writes the request as llama.cpp reads it."""
-        fields: dict[str, Any] = {
-            "prompt": list(self.prompt),
-            "max_tokens": self.max_tokens,
-            "cache_prompt": True,
-            # Only a stream can be cancelled, and only progress while a prompt is read.
-            "stream": True,
-            "stream_options": {"include_usage": True},
-            "return_progress": True,
-        }
-        if self.stop:
-            fields["stop"] = list(self.stop)
-        chosen = {
-            "temperature": self.sampling.temperature,
-            "top_p": self.sampling.top_p,
-            "seed": self.sampling.seed,
-            "presence_penalty": self.sampling.presence_penalty,
-            "frequency_penalty": self.sampling.frequency_penalty,
-        }
-        fields.update({name: value for name, value in chosen.items() if value is not None})
-        return json.dumps(fields)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Completed:
-    """The last chunk of a completion. Its timings know no queue and no preparation."""
-
-    finish_reason: FinishReason
-    usage: Usage
-    timings: Timings
-
-
-Chunk = PromptProgress | str | Completed
-"""A string is a piece of text."""
 
 
 class LlamaServer:
@@ -129,7 +71,7 @@ class LlamaServer:
         params.sse_ping_interval = -1
         if spec.embeddings:
             params.embedding = True
-            params.pooling_type = getattr(xllamacpp.llama_pooling_type, _POOLING_MEAN)
+            params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
             params.n_batch = params.n_ubatch = min(_EMBEDDING_BATCH_TOKENS, context_tokens)
         try:
             native = xllamacpp.Server(params)
@@ -179,10 +121,11 @@ class LlamaServer:
         self._calls.add(call)
         thread = loop.run_in_executor(self._threads, call.run)
         try:
-            async for chunk in call.chunks():
-                yield chunk
-                if isinstance(chunk, Completed):
-                    return
+            while chunks := await call.arrived():
+                for chunk in chunks:
+                    yield chunk
+                    if isinstance(chunk, Completed):
+                        return
             if self._closing:
                 raise EngineUnavailable("The worker is shutting down.")
             raise EngineFault("llama.cpp ended a stream without saying why.")
@@ -192,14 +135,18 @@ class LlamaServer:
             self._calls.discard(call)
 
     async def embed(self, texts: Sequence[str]) -> tuple[list[list[float]], int]:
-        """Returns a vector a text, and the tokens of all texts.
+        """Returns a vector a text, and the tokens of all texts; takes a slot as `complete` does.
 
         Raises:
             PromptRejected: a text is too long.
             EngineFault: native code failed.
         """
         body: dict[str, object] = {"input": list(texts)}
-        answer = await asyncio.get_running_loop().run_in_executor(self._threads, self._embed, body)
+        thread = asyncio.get_running_loop().run_in_executor(self._threads, self._embed, body)
+        try:
+            answer = await asyncio.shield(thread)
+        finally:
+            await _finished(thread)
         vectors = [item["embedding"] for item in sorted(answer["data"], key=lambda item: int(item["index"]))]
         return vectors, int(answer["usage"]["prompt_tokens"])
 
@@ -217,7 +164,7 @@ class LlamaServer:
         except (RuntimeError, ValueError) as error:
             raise EngineFault(f"llama.cpp failed: {error}") from error
         if "error" in answer:
-            raise _to_error(answer["error"])
+            raise to_error(answer["error"])
         return answer
 
     def _warm_up(self) -> None:
@@ -234,7 +181,8 @@ class _Call:
         self._native = native
         self._body = body
         self._loop = loop
-        self._arrived: asyncio.Queue[str | Exception | None] = asyncio.Queue()
+        self._items: asyncio.Queue[str | Exception | None] = asyncio.Queue()
+        self._ended = False
         self._cancelled = threading.Event()
 
     def cancel(self) -> None:
@@ -252,26 +200,35 @@ class _Call:
         finally:
             self._hand_over(None)
 
-    async def chunks(self) -> AsyncGenerator[Chunk]:
-        """Gives what arrives, joining text that has waited."""
-        while True:
-            arrived = [await self._arrived.get()]
-            while not self._arrived.empty():
-                arrived.append(self._arrived.get_nowait())
-            text = ""
-            for item in arrived:
-                if item is None:
-                    return
-                for chunk in _parse(item):
-                    if isinstance(chunk, str):
-                        text += chunk
-                        continue
-                    if text:
-                        yield text
-                        text = ""
-                    yield chunk
-            if text:
-                yield text
+    async def arrived(self) -> list[Chunk]:
+        """Waits for chunks, and joins text that has waited; an empty list is the end.
+
+        Raises:
+            ContextExceeded, PromptRejected, EngineFault: native code says so.
+        """
+        chunks: list[Chunk] = []
+        while not chunks and not self._ended:
+            items = [await self._items.get()]
+            while not self._items.empty():
+                items.append(self._items.get_nowait())
+            for item in items:
+                self._take(item, chunks)
+        return chunks
+
+    def _take(self, item: str | Exception | None, chunks: list[Chunk]) -> None:
+        match item:
+            case None:
+                self._ended = True
+            case Exception():
+                raise EngineFault(f"llama.cpp failed: {item}") from item
+            case str():
+                for chunk in parse_chunk(item):
+                    if isinstance(chunk, str) and chunks and isinstance(chunks[-1], str):
+                        chunks[-1] += chunk
+                    else:
+                        chunks.append(chunk)
+            case _:
+                assert_never(item)
 
     def _on_chunk(self, chunk: str) -> bool:
         """Takes a chunk in the native thread; returns whether to stop."""
@@ -286,7 +243,7 @@ class _Call:
         if self._loop is None:
             return
         try:
-            self._loop.call_soon_threadsafe(self._arrived.put_nowait, item)
+            self._loop.call_soon_threadsafe(self._items.put_nowait, item)
         except RuntimeError:
             # The loop is closed: there is nobody left to read.
             self._cancelled.set()
@@ -303,7 +260,7 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
-async def _finished(thread: asyncio.Future[None]) -> None:
+async def _finished(thread: asyncio.Future[Any]) -> None:
     """Waits for a thread however often the waiting task is cancelled, and only then raises."""
     cancelled = False
     while not thread.done():
@@ -334,39 +291,3 @@ def _threads(spec: WorkerSpec, size_bytes: int) -> int:
     if spec.threads is not None:
         return spec.threads
     return 1 if size_bytes < _SMALL_MODEL_BYTES else len(os.sched_getaffinity(0))
-
-
-def _parse(item: str | Exception) -> Iterator[Chunk]:
-    if isinstance(item, Exception):
-        raise EngineFault(f"llama.cpp failed: {item}") from item
-    chunk = json.loads(item)
-    if "error" in chunk:
-        raise _to_error(chunk["error"])
-    if progress := chunk.get("prompt_progress"):
-        yield PromptProgress(tokens_read=progress["processed"], tokens=progress["total"])
-    for choice in chunk["choices"]:
-        if text := choice["text"]:
-            yield text
-        if reason := choice["finish_reason"]:
-            yield _completed(reason, chunk["usage"], chunk["timings"])
-
-
-def _completed(reason: str, usage: dict[str, Any], timings: dict[str, Any]) -> Completed:
-    return Completed(
-        finish_reason=FinishReason.LENGTH if reason == "length" else FinishReason.STOP,
-        usage=Usage(
-            input_tokens=usage["prompt_tokens"],
-            output_tokens=usage["completion_tokens"],
-            cached_input_tokens=usage["prompt_tokens_details"]["cached_tokens"],
-        ),
-        timings=Timings(prompt_s=timings["prompt_ms"] / 1_000, generate_s=timings["predicted_ms"] / 1_000),
-    )
-
-
-def _to_error(error: dict[str, Any]) -> EngineError:
-    message = str(error.get("message", "no reason given"))
-    if error.get("type") == "exceed_context_size_error":
-        return ContextExceeded(prompt_tokens=error["n_prompt_tokens"], context_tokens=error["n_ctx"])
-    if error.get("code") == http.client.BAD_REQUEST:
-        return PromptRejected(f"llama.cpp refuses the prompt: {message}")
-    return EngineFault(f"llama.cpp failed: {message}")

@@ -19,6 +19,7 @@ from assistants.domain.ids import new_id
 from assistants.domain.message import Message, MessageState
 from assistants.domain.ports import Claim
 from assistants.domain.run import Run, RunSettings, RunStatus
+from assistants.domain.run_claim import first_claim
 from assistants.domain.run_event import MessageChanged, RunChanged, RunEvent, StepChanged, TextDelta
 from assistants.domain.run_states import RunState
 from assistants.domain.run_step import MessageCreation, RunStep, StepState
@@ -71,9 +72,10 @@ class Store:
         )
 
     async def claimed(self) -> Claim:
-        created = await self.runs.create(self.run(), [], None, claim=True)
-        assert created.claim is not None
-        return created.claim
+        run = self.run()
+        claim = first_claim(run)
+        await self.runs.create(run, [], None, claim=claim)
+        return claim
 
 
 @pytest.fixture
@@ -119,10 +121,10 @@ async def test_one_failing_job_of_a_group_fails_alone(database: SqliteDatabase) 
 
 
 async def test_a_write_is_read_as_soon_as_it_is_done(database: SqliteDatabase) -> None:
+    count = "SELECT count(*) FROM numbers"
     await database.write(lambda c: c.exec_driver_sql("CREATE TABLE numbers (n INTEGER)"))
     for number in range(50):
         await database.write(lambda c, n=number: c.exec_driver_sql("INSERT INTO numbers VALUES (?)", (n,)))
-        count = "SELECT count(*) FROM numbers"
         assert database.read(lambda c: c.exec_driver_sql(count).scalar()) == number + 1
         assert await database.scan(lambda c: c.exec_driver_sql(count).scalar()) == number + 1
 
