@@ -60,6 +60,11 @@ class Watch:
         self._tails: dict[str, _Tail] = {}
         event_log.subscribe(self._published)
 
+    @property
+    def kept(self) -> int:
+        """Runs of which events are kept in memory."""
+        return len(self._tails)
+
     async def follow(self, run: Run, *, after: int) -> AsyncGenerator[RunEvent]:
         """Gives the events after a sequence and ends after the final one.
 
@@ -74,7 +79,9 @@ class Watch:
         try:
             while True:
                 events = tail.after(cursor)
-                if events is None:
+                # The row of a run can be newer than its tail: the commit is seen
+                # before its events are told.
+                if events is None or (ended and not events):
                     events = await self._event_log.read(run.id, after=cursor, limit=_PAGE)
                 for event in events:
                     yield event

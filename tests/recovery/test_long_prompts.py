@@ -8,7 +8,7 @@ import pytest
 
 from assistants.client import Run
 from assistants.v1.run_pb2 import RunError, TruncationStrategy
-from tests.recovery.journals import ask, assert_done_once, ended
+from tests.recovery.journals import SHORT, ask, assert_done_once, ended
 from tests.serving import serving
 
 pytestmark = pytest.mark.real_model
@@ -37,9 +37,8 @@ async def test_a_message_longer_than_the_context_fails_its_run_with_both_numbers
         assert prompt_tokens > CONTEXT_TOKENS
         assert not told.messages
         # The thread is free, and its newest message is what counts now.
-        await client.create_message(thread.name, "What is the capital of France?")
-        last = TruncationStrategy(last_messages=1)
-        run = await client.stream(thread.name, assistant.name, truncation_strategy=last).result()
+        await client.create_message(thread.name, SHORT)
+        run = await client.stream(thread.name, assistant.name, truncation_strategy=strategy).result()
         assert run.state == Run.STATE_COMPLETED
 
 
@@ -48,7 +47,7 @@ async def test_a_long_thread_of_short_messages_is_cut_to_the_context(tmp_path: P
         thread, assistant = await ask(client, "This is the first of many messages.")
         for number in range(60):
             await client.create_message(thread.name, f"Message {number} says nothing that matters.")
-        await client.create_message(thread.name, "What is the capital of France?")
+        await client.create_message(thread.name, SHORT)
         run = await client.stream(thread.name, assistant.name).result()
 
         told = await ended(client, run.name)
