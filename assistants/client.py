@@ -14,7 +14,7 @@ now is tried again; creates carry a request id, so that nothing is made twice.
 import asyncio
 import random
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
@@ -295,7 +295,7 @@ class RunStream:
         self.messages: dict[str, Message] = {}
         """Messages that the run writes, by name, as far as they have come."""
 
-    async def __aiter__(self) -> AsyncIterator[RunEvent]:
+    async def __aiter__(self) -> AsyncGenerator[RunEvent]:
         patience = self._client.new_patience()
         while True:
             try:

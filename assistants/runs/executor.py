@@ -2,12 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable
 from datetime import UTC, datetime
 
 from assistants.domain.errors import Fenced
 from assistants.domain.names import run_name
 from assistants.domain.ports import Claim, EventLog, QueuedRun, RunQueue, RunStore
+from assistants.domain.run import Run
 from assistants.domain.run_states import RunState
 from assistants.runs.context import ThreadContexts
 from assistants.runs.execution import Execution, TurnLost
@@ -67,7 +67,7 @@ class RunExecutor:
         self._free += 1
         self._slot_freed.set()
 
-    def launch(self, claim: Claim, *, stored: Awaitable[object] | None = None) -> None:
+    def launch(self, claim: Claim, *, stored: asyncio.Task[Run] | None = None) -> None:
         """Executes a claimed run in the reserved slot, after `stored` if that is given."""
         task = asyncio.create_task(self._execute(claim, stored), name=f"run {claim.run.id}")
         self._tasks[claim.run.id] = task
@@ -117,12 +117,14 @@ class RunExecutor:
         else:
             self.launch(claim)
 
-    async def _execute(self, claim: Claim, stored: Awaitable[object] | None) -> None:
+    async def _execute(self, claim: Claim, stored: asyncio.Task[Run] | None) -> None:
         """Attempts until the run has ended, paused, or is somebody else's."""
         next_claim: Claim | None = claim
         try:
             if stored is not None:
-                await stored
+                await asyncio.wait((stored,))
+                if stored.exception() is not None:  # told to whoever created the run
+                    return
             while next_claim is not None:
                 next_claim = await self._attempt(next_claim)
         finally:

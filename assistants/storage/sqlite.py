@@ -48,10 +48,8 @@ class SqliteDatabase:
         self._reader_connections: queue.SimpleQueue[Connection] = queue.SimpleQueue()
         for _ in range(_READ_THREADS):
             self._reader_connections.put(self._engine.connect())
-        self._held_back: _Write | None = None
         self._writer = threading.Thread(target=self._write_groups, name="sqlite-write", daemon=True)
         self._writer.start()
-        self._closed = False
 
     def write(
         self, job: Job[T], *, durable: bool = True, on_commit: Callable[[T], None] | None = None

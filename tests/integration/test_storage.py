@@ -5,6 +5,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -104,16 +105,20 @@ def test_every_table_and_every_index_of_a_list_begins_with_the_project() -> None
                 assert index.columns[0].name == "project_id", index.name
 
 
+def insert(number: int, connection: Connection) -> None:
+    connection.exec_driver_sql("INSERT INTO numbers VALUES (?)", (number,))
+
+
 async def test_one_failing_job_of_a_group_fails_alone(database: SqliteDatabase) -> None:
-    def insert(connection: Connection, number: int) -> int:
-        connection.exec_driver_sql("INSERT INTO numbers VALUES (?)", (number,))
+    def insert_unless_two(number: int, connection: Connection) -> int:
+        insert(number, connection)
         if number == 2:
             raise ValueError("two")
         return number
 
     await database.write(lambda c: c.exec_driver_sql("CREATE TABLE numbers (n INTEGER)"))
     outcomes = await asyncio.gather(
-        *(database.write(lambda c, n=n: insert(c, n)) for n in range(5)), return_exceptions=True
+        *(database.write(partial(insert_unless_two, n)) for n in range(5)), return_exceptions=True
     )
     assert [repr(outcome) for outcome in outcomes] == ["0", "1", "ValueError('two')", "3", "4"]
     rows = database.read(lambda c: c.exec_driver_sql("SELECT n FROM numbers").scalars().all())
@@ -124,7 +129,7 @@ async def test_a_write_is_read_as_soon_as_it_is_done(database: SqliteDatabase) -
     count = "SELECT count(*) FROM numbers"
     await database.write(lambda c: c.exec_driver_sql("CREATE TABLE numbers (n INTEGER)"))
     for number in range(50):
-        await database.write(lambda c, n=number: c.exec_driver_sql("INSERT INTO numbers VALUES (?)", (n,)))
+        await database.write(partial(insert, number))
         assert database.read(lambda c: c.exec_driver_sql(count).scalar()) == number + 1
         assert await database.scan(lambda c: c.exec_driver_sql(count).scalar()) == number + 1
 
@@ -132,10 +137,7 @@ async def test_a_write_is_read_as_soon_as_it_is_done(database: SqliteDatabase) -
 async def test_what_was_given_before_closing_is_committed(path: Path) -> None:
     database = SqliteDatabase(path)
     await database.write(lambda c: c.exec_driver_sql("CREATE TABLE numbers (n INTEGER)"))
-    writes = [
-        database.write(lambda c, n=n: c.exec_driver_sql("INSERT INTO numbers VALUES (?)", (n,)))
-        for n in range(1_000)
-    ]
+    writes = [database.write(partial(insert, n)) for n in range(1_000)]
     await database.aclose()
     await asyncio.gather(*writes)
     with sqlite3.connect(path) as connection:
