@@ -2,14 +2,14 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import grpc
 import pytest
 
-from assistants.client import Client, Run
+from assistants.client import Run
 from assistants.v1 import run_service_pb2, run_service_pb2_grpc
 from tests.recovery.journals import LONG, Reader, ask, assert_done_once, ended
 from tests.serving import SCRIPTED, ServerProcess, gone, serving

@@ -14,7 +14,7 @@ from runtime.types import FinishReason, Usage
 from tests.recovery.journals import ask, assert_done_once, ended
 from tests.serving import SCRIPTED, serving
 
-WORDS = "one two three four five six seven eight nine ten".split()
+WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 
 
 async def test_a_watch_goes_on_after_any_event_while_the_run_goes_on(tmp_path: Path) -> None:
@@ -24,7 +24,11 @@ async def test_a_watch_goes_on_after_any_event_while_the_run_goes_on(tmp_path: P
         turn += [gate, TextDelta(f"{word} ")]
     turn.append(TurnEnd(FinishReason.STOP, Usage(input_tokens=1, output_tokens=len(WORDS))))
     config = ServerConfig(
-        data_dir=tmp_path, models_dir=tmp_path, model="scripted", engine="scripted", grpc_address="127.0.0.1:0"
+        data_dir=tmp_path,
+        models_dir=tmp_path,
+        model="scripted",
+        engine="scripted",
+        grpc_address="127.0.0.1:0",
     )
     async with (
         asyncio.timeout(20),
