@@ -89,7 +89,7 @@ def serve(
 @main.command()
 @models_dir_option
 @click.option("--model", default=DEFAULT_MODEL, help="Pulled first if need be.")
-@click.option("--question", default="What is the capital of France?", help="What the assistant is asked.")
+@click.option("--question", default="What do bees make?", help="What the assistant is asked.")
 def demo(models_dir: Path, model: str, question: str) -> None:
     """Start a server, ask an assistant, and show the answer, the steps and the trace."""
     from assistants.demo import run_demo

@@ -14,31 +14,15 @@ now is tried again; creates carry a request id, so that nothing is made twice.
 import asyncio
 import random
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
 import grpc
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
 from opentelemetry import propagate
 
-from assistants.domain.errors import (
-    AssistantsError,
-    Draining,
-    EtagMismatch,
-    EventsPruned,
-    FeatureUnavailable,
-    InvalidArgument,
-    NoActionRequired,
-    NotFound,
-    Overloaded,
-    RequestIdReused,
-    RunActive,
-    RunEnded,
-    Unavailable,
-    Violation,
-)
+from assistants.client_errors import error_of
+from assistants.domain.errors import Unavailable
 from assistants.v1 import (
     assistant_service_pb2,
     assistant_service_pb2_grpc,
@@ -387,7 +371,7 @@ class _Patience:
 
     async def spend_on(self, error: grpc.aio.AioRpcError) -> None:
         """Waits before another try. Raises the error in our words when there is none to be made."""
-        told = _error_of(error)
+        told = error_of(error)
         if told is None:
             raise error
         if not isinstance(told, Unavailable):
@@ -397,42 +381,3 @@ class _Patience:
             raise told from error
         await asyncio.sleep(delay_s)
         self._delay_s = min(self._delay_s * 2, _LONGEST_DELAY_S)
-
-
-_REBUILT: dict[str, Callable[[Mapping[str, str]], AssistantsError]] = {
-    "FEATURE_UNAVAILABLE": lambda m: FeatureUnavailable(m["field"], m["feature"]),
-    "RESOURCE_NOT_FOUND": lambda m: NotFound(m["resource_type"], m["name"]),
-    "RUN_ACTIVE": lambda m: RunActive(thread=m["thread"], run=m["run"]),
-    "RUN_ENDED": lambda m: RunEnded(run=m["run"], state=m["state"]),
-    "NO_ACTION_REQUIRED": lambda m: NoActionRequired(run=m["run"], state=m["state"]),
-    "ETAG_MISMATCH": lambda m: EtagMismatch(m["name"], given=m["given"], current=m["current"]),
-    "EVENTS_PRUNED": lambda m: EventsPruned(run=m["run"], oldest_sequence=int(m["oldest_sequence"])),
-    "DRAINING": lambda m: Draining(),
-}
-_FIELD_ERRORS = {"INVALID_FIELD": InvalidArgument, "REQUEST_ID_REUSED": RequestIdReused}
-
-
-def _error_of(error: grpc.aio.AioRpcError) -> AssistantsError | None:
-    """The error as the server raised it; None when it is none of ours."""
-    info, violations, retry_after_s = error_details_pb2.ErrorInfo(), [], 0.0
-    status = rpc_status.from_call(error)
-    for detail in status.details if status else ():
-        if detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR):
-            detail.Unpack(info)
-        elif detail.Is(error_details_pb2.BadRequest.DESCRIPTOR):
-            bad_request = error_details_pb2.BadRequest()
-            detail.Unpack(bad_request)
-            violations = [Violation(v.field, v.description) for v in bad_request.field_violations]
-        elif detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR):
-            retry = error_details_pb2.RetryInfo()
-            detail.Unpack(retry)
-            retry_after_s = retry.retry_delay.ToNanoseconds() / 1e9
-    if info.reason in _FIELD_ERRORS and violations:
-        return _FIELD_ERRORS[info.reason](*violations)
-    if info.reason in _REBUILT:
-        return _REBUILT[info.reason](info.metadata)
-    if info.reason == Overloaded.reason:
-        return Overloaded(error.details() or "", retry_after_s=retry_after_s)
-    if error.code() is grpc.StatusCode.UNAVAILABLE:
-        return Unavailable(f"the server cannot be reached: {error.details()}", retry_after_s=retry_after_s)
-    return None

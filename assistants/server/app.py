@@ -70,6 +70,8 @@ _OPTIONS = (
 _RUNS_PER_SLOT = 2
 """While a run is between two turns, another keeps its slot of the engine busy."""
 _HEALTH_INTERVAL_S = 0.5
+_LAST_EVENTS_S = 1.0
+"""How long streams may take to deliver what was said when the last run was left."""
 
 _logger = logging.getLogger(__name__)
 
@@ -183,8 +185,11 @@ class Server:
             for task in (sweeping, watching):
                 task.cancel()
             await asyncio.wait((sweeping, watching))
-            # Streams end with their runs; what is left ends with the grace.
-            await asyncio.gather(executor.drain(DRAIN_GRACE_S), server.stop(DRAIN_GRACE_S + 1))
+            stopping = asyncio.create_task(server.stop(DRAIN_GRACE_S + _LAST_EVENTS_S))
+            await executor.drain(DRAIN_GRACE_S)
+            # Streams end with their runs. What is left watches something that ends elsewhere.
+            await server.stop(_LAST_EVENTS_S)
+            await stopping
 
         opened.push_async_callback(drain)
 

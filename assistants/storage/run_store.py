@@ -1,7 +1,7 @@
 """Runs in the database: the hot path. Every change is an event, applied and appended in one transaction."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 
@@ -12,7 +12,7 @@ from assistants.domain.errors import Fenced
 from assistants.domain.message import Message
 from assistants.domain.page import Page, PageRequest
 from assistants.domain.ports import Claim, Fence, RequestKey
-from assistants.domain.run import Run, RunStatus
+from assistants.domain.run import Run
 from assistants.domain.run_claim import claimed_status
 from assistants.domain.run_ending import ending
 from assistants.domain.run_event import (
@@ -25,26 +25,20 @@ from assistants.domain.run_event import (
 )
 from assistants.domain.run_states import TRANSITIONS, RunState, check_transition
 from assistants.domain.run_step import MessageCreation, RunStep, StepState
-from assistants.domain.times import from_micros, now_micros, to_micros
+from assistants.domain.times import now_micros, to_micros
 from assistants.storage import run_rows
-from assistants.storage.codec import EVENT_BODY, RUN_SETTINGS, RUN_STATUS, RUN_STEP, STRING_MAP
+from assistants.storage.codec import RUN_SETTINGS, STRING_MAP
 from assistants.storage.event_log import SqliteEventLog
-from assistants.storage.messages import insert_message, write_message
+from assistants.storage.messages import insert_message
 from assistants.storage.requests import find_request, record_request
+from assistants.storage.run_events import AppendPlace, append_events, encode_status, insert_events, next_place
 from assistants.storage.sqlite import SqliteDatabase
-from assistants.storage.tables import RUN_EVENTS, RUN_STEPS, RUNS
+from assistants.storage.tables import RUNS
 from assistants.storage.threads import require_idle, require_thread
 
 _c = RUNS.c
 _P_ID = _c.id == sa.bindparam("p_id")
 _INSERT = sa.insert(RUNS)
-_INSERT_EVENTS = sa.insert(RUN_EVENTS)
-_INSERT_STEP = sa.insert(RUN_STEPS)
-_REWRITE_STEP = (
-    sa.update(RUN_STEPS)
-    .where(RUN_STEPS.c.id == sa.bindparam("p_id"))
-    .values(state=sa.bindparam("state"), step_json=sa.bindparam("step_json"))
-)
 _PROJECT_OF = sa.select(_c.project_id, _c.state).where(_c.id == sa.bindparam("p_id"))
 _TAKE = (
     sa.update(RUNS)
@@ -63,22 +57,6 @@ _FENCE = (
     .values(last_sequence=_c.last_sequence + sa.bindparam("count"), expire_time=sa.bindparam("now") + _c.ttl)
     .returning(_c.last_sequence, _c.state, _c.attempt, _c.expire_time)
 )
-_TAKE_SEQUENCES = (
-    sa.update(RUNS)
-    .where(_P_ID)
-    .values(last_sequence=_c.last_sequence + sa.bindparam("count"))
-    .returning(_c.last_sequence)
-)
-_SET_STATUS = (
-    sa.update(RUNS)
-    .where(_P_ID)
-    .values(
-        state=sa.bindparam("state"),
-        holds_thread=sa.bindparam("holds_thread"),
-        status_json=sa.bindparam("status_json"),
-        expire_time=sa.bindparam("expire_time"),
-    )
-)
 _SET_METADATA = (
     sa.update(RUNS)
     .where(_P_ID, _c.project_id == sa.bindparam("p_project_id"))
@@ -89,17 +67,6 @@ _SET_ATTEMPT_TRACE = (
     .where(_P_ID, _c.epoch == sa.bindparam("p_epoch"))
     .values(attempt_traceparent=sa.bindparam("attempt_traceparent"))
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Append:
-    """Where events go."""
-
-    project_id: str
-    run_id: str
-    attempt: int
-    first_sequence: int
-    time: int
 
 
 class SqliteRunStore:
@@ -130,18 +97,12 @@ class SqliteRunStore:
             for message in messages:
                 insert_message(connection, message)
             connection.execute(_INSERT, _encode(stored, epoch=claim.fence.epoch if claim else 0))
-            now = now_micros()
+            now = datetime.now(UTC)
             numbered = [
-                RunEvent(
-                    sequence=sequence,
-                    attempt=event.status.attempt,
-                    event_time=from_micros(now),
-                    body=event,
-                )
+                RunEvent(sequence=sequence, attempt=event.status.attempt, event_time=now, body=event)
                 for sequence, event in enumerate(events, 1)
             ]
-            target = _Append(project_id=run.project_id, run_id=run.id, attempt=0, first_sequence=1, time=now)
-            _insert_events(connection, target, numbered)
+            insert_events(connection, run.project_id, run.id, numbered)
             return stored, numbered
 
         created, _ = await self._database.write(
@@ -177,14 +138,14 @@ class SqliteRunStore:
             ).first()
             if row is None or not _continues(RunState(row.state), events):
                 raise Fenced(fence.run_id)
-            target = _Append(
+            target = AppendPlace(
                 project_id=fence.project_id,
                 run_id=fence.run_id,
                 attempt=row.attempt,
                 first_sequence=row.last_sequence - len(events) + 1,
                 time=now,
             )
-            return _append(connection, target, events)
+            return append_events(connection, target, events)
 
         stored: Sequence[RunEvent] = await self._database.write(
             job, durable=durable, on_commit=partial(self._publish, fence.run_id)
@@ -211,8 +172,8 @@ class SqliteRunStore:
                     run_rows.open_messages(connection, project_id, run_id),
                     datetime.now(UTC),
                 )
-            target = _next(connection, run, attempt=run.status.attempt, count=len(events))
-            stored = _append(connection, target, events)
+            target = next_place(connection, run, attempt=run.status.attempt, count=len(events))
+            stored = append_events(connection, target, events)
             return run_rows.get_run(connection, project_id, run_id), stored
 
         run, _ = await self._database.write(job, on_commit=lambda result: self._publish(run_id, result[1]))
@@ -288,7 +249,8 @@ def _take(connection: Connection, run: Run, steps: tuple[RunStep, ...]) -> tuple
     """A new epoch and attempt."""
     row = connection.execute(_TAKE, {"p_id": run.id}).one()
     status = claimed_status(run, row.attempt)
-    events = _append(connection, _next(connection, run, attempt=row.attempt, count=1), [RunChanged(status)])
+    place = next_place(connection, run, attempt=row.attempt, count=1)
+    events = append_events(connection, place, [RunChanged(status)])
     claim = Claim(
         run=replace(run, status=status, last_sequence=events[-1].sequence),
         fence=Fence(project_id=run.project_id, thread_id=run.thread_id, run_id=run.id, epoch=row.epoch),
@@ -296,92 +258,6 @@ def _take(connection: Connection, run: Run, steps: tuple[RunStep, ...]) -> tuple
         previous_traceparent=row.attempt_traceparent,
     )
     return claim, events
-
-
-def _next(connection: Connection, run: Run, *, attempt: int, count: int) -> _Append:
-    last = connection.execute(_TAKE_SEQUENCES, {"p_id": run.id, "count": count}).scalar_one()
-    return _Append(
-        project_id=run.project_id,
-        run_id=run.id,
-        attempt=attempt,
-        first_sequence=last - count + 1,
-        time=now_micros(),
-    )
-
-
-def _append(connection: Connection, target: _Append, events: Sequence[EventBody]) -> Sequence[RunEvent]:
-    # Of several changes of one thing in a group, the rows show the last.
-    for event in {_subject(event): event for event in events}.values():
-        _apply(connection, target, event)
-    time = from_micros(target.time)
-    numbered = [
-        RunEvent(sequence=sequence, attempt=target.attempt, event_time=time, body=event)
-        for sequence, event in enumerate(events, target.first_sequence)
-    ]
-    _insert_events(connection, target, numbered)
-    return numbered
-
-
-def _insert_events(connection: Connection, target: _Append, events: Sequence[RunEvent]) -> None:
-    connection.execute(
-        _INSERT_EVENTS,
-        [
-            {
-                "run_id": target.run_id,
-                "sequence": event.sequence,
-                "project_id": target.project_id,
-                "attempt": event.attempt,
-                "event_time": target.time,
-                "body_json": EVENT_BODY.dump(event.body),
-            }
-            for event in events
-        ],
-    )
-
-
-def _subject(event: EventBody) -> str:
-    """What an event is about."""
-    match event:
-        case RunChanged():
-            return "run"
-        case StepChanged(step=step):
-            return step.id
-        case MessageChanged(message=message):
-            return message.id
-        case TextDelta():
-            return "delta"
-
-
-def _apply(connection: Connection, target: _Append, event: EventBody) -> None:
-    """Makes the rows say what the event says."""
-    match event:
-        case RunChanged(status=status):
-            connection.execute(_SET_STATUS, {"p_id": target.run_id, **_encode_status(status)})
-        case StepChanged(step=step):
-            _write_step(connection, step)
-        case MessageChanged(message=message):
-            write_message(connection, message)
-        case TextDelta():
-            pass
-
-
-def _write_step(connection: Connection, step: RunStep) -> None:
-    text = RUN_STEP.dump(step)
-    written = connection.execute(_REWRITE_STEP, {"p_id": step.id, "state": step.state, "step_json": text})
-    if written.rowcount == 0:
-        connection.execute(
-            _INSERT_STEP,
-            {
-                "id": step.id,
-                "project_id": step.project_id,
-                "thread_id": step.thread_id,
-                "run_id": step.run_id,
-                "index": step.index,
-                "state": step.state,
-                "step_json": text,
-                "create_time": to_micros(step.create_time),
-            },
-        )
 
 
 def _continues(state: RunState, events: Sequence[EventBody]) -> bool:
@@ -406,15 +282,6 @@ def _must_last(event: EventBody) -> bool:
             return True
 
 
-def _encode_status(status: RunStatus) -> dict[str, object]:
-    return {
-        "state": status.state,
-        "holds_thread": not status.state.final,
-        "status_json": RUN_STATUS.dump(status),
-        "expire_time": status.expire_time and to_micros(status.expire_time),
-    }
-
-
 def _encode(run: Run, *, epoch: int) -> dict[str, object]:
     return {
         "id": run.id,
@@ -429,5 +296,5 @@ def _encode(run: Run, *, epoch: int) -> dict[str, object]:
         "metadata_json": STRING_MAP.dump(dict(run.metadata)),
         "traceparent": run.traceparent,
         "create_time": to_micros(run.create_time),
-        **_encode_status(run.status),
+        **encode_status(run.status),
     }
