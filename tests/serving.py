@@ -124,18 +124,17 @@ async def serving(
 
     Fails with what it said on stderr when it exits in place of getting ready.
     """
-    process = await _start("serve", "--grpc-address", address, "--data-dir", str(data_dir), *options)
-    assert process.stdout is not None
-    assert process.stderr is not None
-    stderr = asyncio.create_task(_read_all(process.stderr))
-    try:
+    async with started(
+        "serve", "--grpc-address", address, "--data-dir", str(data_dir), *options
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        stderr = asyncio.create_task(_read_all(process.stderr))
         async with asyncio.timeout(READY_TIMEOUT_S):
             ready = (await process.stdout.readline()).decode().rstrip("\n")
         assert ready.startswith("ready "), f"exit code {await process.wait()}: {await stderr}"
         yield ServerProcess(process, ready, stderr)
-    finally:
-        await _end(process)
-        await stderr
+    await stderr
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,24 +148,33 @@ class Finished:
 
 async def run_cli(*arguments: str) -> Finished:
     """Runs `assistants` with the arguments to its end."""
-    process = await _start(*arguments)
-    try:
+    async with started(*arguments) as process:
         async with asyncio.timeout(READY_TIMEOUT_S):
             stdout, stderr = await process.communicate()
-    finally:
-        await _end(process)
-    assert process.returncode is not None
-    return Finished(process.returncode, stdout.decode(), stderr.decode())
+        assert process.returncode is not None
+        return Finished(process.returncode, stdout.decode(), stderr.decode())
 
 
-async def _start(*arguments: str) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(
+@asynccontextmanager
+async def started(*arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Starts `assistants` with the arguments, and does not wait for anything."""
+    process = await asyncio.create_subprocess_exec(
         *_PYTHON,
         *arguments,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
+    try:
+        yield process
+    finally:
+        await _end(process)
+
+
+async def gone(*processes: psutil.Process) -> None:
+    """Waits until processes that are no children of this one have ended. Fails when they do not."""
+    _, alive = await asyncio.to_thread(psutil.wait_procs, processes, timeout=EXIT_TIMEOUT_S)
+    assert not alive, f"still running: {alive}"
 
 
 async def _read_all(stream: asyncio.StreamReader) -> str:
@@ -183,9 +191,3 @@ async def _end(process: asyncio.subprocess.Process) -> None:
             process.kill()
     await process.wait()
     await gone(*workers)
-
-
-async def gone(*processes: psutil.Process) -> None:
-    """Waits until processes that are no children of this one have ended. Fails when they do not."""
-    _, alive = await asyncio.to_thread(psutil.wait_procs, processes, timeout=EXIT_TIMEOUT_S)
-    assert not alive, f"still running: {alive}"

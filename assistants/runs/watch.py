@@ -6,12 +6,15 @@ holds nothing and slows nobody.
 """
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import AsyncGenerator, Sequence
 
 from assistants.domain.ports import EventLog
 from assistants.domain.run import Run
 from assistants.domain.run_event import RunEvent
 
+ENDED_RUNS = 128
+"""Runs of which the newest events are kept after their end."""
 _TAIL_EVENTS = 1024
 _PAGE = 512
 
@@ -58,12 +61,14 @@ class Watch:
     def __init__(self, event_log: EventLog) -> None:
         self._event_log = event_log
         self._tails: dict[str, _Tail] = {}
+        # A run is mostly watched right after it ended, if not before.
+        self._ended: OrderedDict[str, _Tail] = OrderedDict()
         event_log.subscribe(self._published)
 
     @property
     def kept(self) -> int:
         """Runs of which events are kept in memory."""
-        return len(self._tails)
+        return len(self._tails) + len(self._ended)
 
     async def follow(self, run: Run, *, after: int) -> AsyncGenerator[RunEvent]:
         """Gives the events after a sequence and ends after the final one.
@@ -72,7 +77,7 @@ class Watch:
         watch and nothing else.
         """
         # Opened before the log is read: what is appended from now on is noticed.
-        tail = self._tails.setdefault(run.id, _Tail())
+        tail = self._ended.get(run.id) or self._tails.setdefault(run.id, _Tail())
         tail.watchers += 1
         ended = run.status.state.final
         cursor = after
@@ -102,7 +107,11 @@ class Watch:
         self._forget_if_idle(run_id, tail)
 
     def _forget_if_idle(self, run_id: str, tail: _Tail) -> None:
-        """Drops a tail that nobody watches and nobody extends."""
+        """Drops a tail that nobody watches and nobody extends; those of the last ended runs stay a while."""
         nothing_comes = tail.ended or not tail.last
         if not tail.watchers and nothing_comes and self._tails.get(run_id) is tail:
             del self._tails[run_id]
+            if tail.ended:
+                self._ended[run_id] = tail
+                if len(self._ended) > ENDED_RUNS:
+                    self._ended.popitem(last=False)

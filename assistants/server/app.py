@@ -69,6 +69,7 @@ _OPTIONS = (
 )
 _RUNS_PER_SLOT = 2
 """While a run is between two turns, another keeps its slot of the engine busy."""
+_HIGHEST_PORT = 65_535
 _HEALTH_INTERVAL_S = 0.5
 _LAST_EVENTS_S = 1.0
 """How long streams may take to deliver what was said when the last run was left."""
@@ -195,6 +196,10 @@ class Server:
 
 
 def _listen(server: grpc.aio.Server, address: str) -> str:
+    _, _, port_text = address.rpartition(":")
+    # gRPC would take port 443 where there is none, and the remainder of one that is too large.
+    if not address.startswith("unix:") and not (port_text.isdecimal() and int(port_text) <= _HIGHEST_PORT):
+        raise AddressInUse(f"cannot listen on {address}: it is not host:port or unix:PATH")
     try:
         port = server.add_insecure_port(address)
     except RuntimeError as error:

@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
+import os
 import signal
 import sys
+from contextlib import AsyncExitStack
 
 from assistants.config import ServerConfig
 from assistants.domain.errors import DataDirectoryError
@@ -19,6 +21,8 @@ _logger = logging.getLogger(__name__)
 
 def serve(config: ServerConfig) -> int:
     """Serves until told to stop; gives the exit code."""
+    # Its log lines would stand beside ours on stderr, which say the same.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
@@ -39,7 +43,16 @@ async def _serve(config: ServerConfig) -> None:
     told_to_stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, told_to_stop.set)
-    async with Server(config) as server:
+    stopping = asyncio.create_task(told_to_stop.wait())
+    async with AsyncExitStack() as running:
+        # A large model loads for minutes: who wants it stopped does not wait for that.
+        starting = asyncio.create_task(running.enter_async_context(Server(config)))
+        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.cancel()
+            await asyncio.wait((starting,))
+            return
+        server = starting.result()
         print(f"ready grpc={server.address} model={server.model}", flush=True)
-        await told_to_stop.wait()
+        await stopping
         _logger.info("draining")

@@ -8,6 +8,8 @@ from types import TracebackType
 
 from alembic import command
 from alembic.config import Config
+from alembic.util import CommandError
+from sqlalchemy.exc import DBAPIError
 
 from assistants.domain.errors import DataDirectoryError
 
@@ -44,7 +46,8 @@ class DataDirectory:
         """Brings the database to the newest form and gives its path.
 
         Raises:
-            DataDirectoryError: the file is no database, or cannot be written.
+            DataDirectoryError: the file is no sound database, cannot be written, or
+                was brought to a form that this version does not know.
         """
         database = self.path / "assistants.db"
         config = Config()
@@ -58,6 +61,10 @@ class DataDirectory:
             command.upgrade(config, "head")
         except sqlite3.Error as error:
             raise DataDirectoryError(f"database {database} cannot be used: {error}") from error
+        except DBAPIError as error:
+            raise DataDirectoryError(f"database {database} cannot be used: {error.orig}") from error
+        except CommandError as error:
+            raise DataDirectoryError(f"database {database} is of a newer version: {error}") from error
         return database
 
     def close(self) -> None:

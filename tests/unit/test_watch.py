@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from assistants.domain.run import Run, RunSettings, RunStatus
 from assistants.domain.run_event import RunChanged, RunEvent, TextDelta
 from assistants.domain.run_states import RunState
-from assistants.runs.watch import Watch
+from assistants.runs.watch import ENDED_RUNS, Watch
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 RUN = Run(
@@ -44,9 +44,9 @@ class MemoryLog:
     def subscribe(self, listener: Callable[[str, Sequence[RunEvent]], None]) -> None:
         self._listener = listener
 
-    def tell(self, *events: RunEvent) -> None:
+    def tell(self, *events: RunEvent, run_id: str = RUN.id) -> None:
         assert self._listener is not None
-        self._listener(RUN.id, events)
+        self._listener(run_id, events)
 
     def append(self, *events: RunEvent) -> None:
         self.events += events
@@ -109,9 +109,20 @@ async def test_a_live_watcher_needs_no_log() -> None:
     assert log.reads == 0
 
 
-async def test_nothing_is_kept_of_a_run_that_ended_and_is_not_watched() -> None:
+async def test_a_run_that_just_ended_needs_no_log() -> None:
     log = MemoryLog()
     watch = Watch(log)
     log.append(event(1), event(2, final=True))
-    await follow(watch, ENDED)
-    assert watch.kept == 0
+    assert await follow(watch, ENDED) == [1, 2]
+    assert log.reads == 0
+
+
+async def test_only_the_last_ended_runs_are_kept() -> None:
+    log = MemoryLog()
+    watch = Watch(log)
+    for number in range(3 * ENDED_RUNS):
+        log.tell(event(1, final=True), run_id=f"run_{number}")
+    assert watch.kept == ENDED_RUNS
+    log.events = [event(1, final=True)]
+    assert await follow(watch, ENDED) == [1]
+    assert log.reads == 1
