@@ -124,9 +124,7 @@ async def serving(
 
     Fails with what it said on stderr when it exits in place of getting ready.
     """
-    async with started(
-        "serve", "--grpc-address", address, "--data-dir", str(data_dir), *options
-    ) as process:
+    async with started("serve", "--grpc-address", address, "--data-dir", str(data_dir), *options) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         stderr = asyncio.create_task(_read_all(process.stderr))

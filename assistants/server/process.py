@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 import signal
 import sys
 from contextlib import AsyncExitStack
@@ -21,8 +20,6 @@ _logger = logging.getLogger(__name__)
 
 def serve(config: ServerConfig) -> int:
     """Serves until told to stop; gives the exit code."""
-    # Its log lines would stand beside ours on stderr, which say the same.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )

@@ -40,7 +40,7 @@ def taken_port() -> Iterator[int]:
 @pytest.fixture
 def truncated(model_path: Path, tmp_path: Path) -> Path:
     path = tmp_path / "truncated.gguf"
-    path.write_bytes(model_path.read_bytes()[:1_000_000])
+    path.write_bytes(model_path.read_bytes()[:50_000_000])
     return path
 
 
