@@ -53,6 +53,8 @@ _OPTIONS = (
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),
     ("grpc.keepalive_time_ms", 30_000),
+    # A page of long messages is larger than the 4 MiB that gRPC takes otherwise.
+    ("grpc.max_receive_message_length", -1),
 )
 _FIRST_DELAY_S = 0.1
 _LONGEST_DELAY_S = 2.0

@@ -118,8 +118,10 @@ class MessageRepository(Protocol):
         """One page, of the messages that a run wrote when one is given."""
         ...
 
-    async def since(self, project_id: str, thread_id: str, position: int) -> Sequence[Message]:
-        """All messages from a position on, in order."""
+    async def since(
+        self, project_id: str, thread_id: str, position: int, *, at_most: int
+    ) -> Sequence[Message]:
+        """All messages from a position on, in order; `at_most` is how many that can be."""
         ...
 
     async def set_metadata(
@@ -210,6 +212,14 @@ class RunStore(Protocol):
 
     async def overdue(self, now: datetime) -> Sequence[Run]:
         """Active runs of all projects whose time to expire has come."""
+        ...
+
+
+class RequestIds(Protocol):
+    """Request ids that made something."""
+
+    async def forget_old(self) -> None:
+        """Deletes those that are older than they are kept."""
         ...
 
 

@@ -4,7 +4,7 @@ The store applies `RunChanged`, `StepChanged` and `MessageChanged` to the rows i
 the transaction that appends the event: state and stream cannot differ.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
@@ -47,17 +47,6 @@ class TextDelta:
     text: str
     reasoning: bool = False
     kind: Literal["delta"] = "delta"
-
-    def joined(self, later: "EventBody") -> "TextDelta | None":
-        """Both as one delta, or None when they are not of the same part."""
-        if (
-            isinstance(later, TextDelta)
-            and later.message_id == self.message_id
-            and later.index == self.index
-            and later.reasoning == self.reasoning
-        ):
-            return replace(self, text=self.text + later.text)
-        return None
 
 
 EventBody = RunChanged | StepChanged | MessageChanged | TextDelta

@@ -18,5 +18,7 @@ class Thread:
     update_time: datetime
     history_version: int = 0
     """Grows when a message is deleted: what was remembered of the history no longer holds."""
+    next_position: int = 0
+    """Position that the next message gets."""
     context_start: int = 0
     """Position of the first message that prompts use; moves in large steps."""

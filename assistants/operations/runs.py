@@ -246,7 +246,6 @@ class RunOperations:
         assistant = await self._assistants.get(principal.project_id, new.assistant_id)
         if assistant is None:
             raise NotFound("assistant", assistant_name(new.assistant_id))
-        await self._require_thread(principal, thread_id)
         settings = self._settings(assistant, new)
         check_run(settings)
         now = datetime.now(UTC)

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from assistants.domain.content import Role
+from assistants.domain.errors import Fenced
 from assistants.domain.message import Message, MessageState
 from assistants.domain.ports import MessageRepository, ThreadRepository
 from assistants.domain.run import AutoTruncation, LastMessages, Run
@@ -68,11 +69,12 @@ class ThreadContexts:
         """The messages of the run's next prompt, oldest first.
 
         Raises:
+            Fenced: there is no such thread.
             InputLimitExceeded: not even the newest message fits max_input_tokens.
         """
         thread = await self._threads.get(run.project_id, run.thread_id)
-        if thread is None:
-            raise AssertionError(f"{run.id} has no thread")  # a thread with an active run is not deleted
+        if thread is None:  # the run is refused at this moment, for want of its thread
+            raise Fenced(run.id)
         match run.settings.truncation:
             case AutoTruncation():
                 history = await self._history(thread)
@@ -109,7 +111,13 @@ class ThreadContexts:
         return history
 
     async def _extend(self, thread: Thread, history: _History) -> None:
-        for message in await self._messages.since(thread.project_id, thread.id, history.next_position):
+        new = await self._messages.since(
+            thread.project_id,
+            thread.id,
+            history.next_position,
+            at_most=thread.next_position - history.next_position,
+        )
+        for message in new:
             if message.state is MessageState.IN_PROGRESS:
                 break  # the run's own, begun by an earlier attempt
             history.next_position = message.position + 1

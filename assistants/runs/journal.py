@@ -1,9 +1,31 @@
 """Writing a run's journal: at most one append in flight, deltas joined meanwhile."""
 
 import asyncio
+from dataclasses import replace
 
 from assistants.domain.ports import Fence, RunStore
 from assistants.domain.run_event import EventBody, TextDelta
+
+
+class _Growing:
+    """A delta that waits, and whatever of its part comes meanwhile."""
+
+    __slots__ = ("first", "pieces")
+
+    def __init__(self, first: TextDelta) -> None:
+        self.first = first
+        self.pieces = [first.text]
+
+    def takes(self, delta: TextDelta) -> bool:
+        first = self.first
+        return (
+            delta.message_id == first.message_id
+            and delta.index == first.index
+            and delta.reasoning == first.reasoning
+        )
+
+    def whole(self) -> TextDelta:
+        return replace(self.first, text="".join(self.pieces))
 
 
 class Journal:
@@ -16,7 +38,7 @@ class Journal:
     def __init__(self, store: RunStore, fence: Fence) -> None:
         self._store = store
         self._fence = fence
-        self._pending: list[EventBody] = []
+        self._pending: list[EventBody | _Growing] = []
         self._pump: asyncio.Task[None] | None = None
         self._failure: Exception | None = None
 
@@ -25,13 +47,12 @@ class Journal:
         if self._failure is not None:
             raise self._failure
         for event in events:
-            joined = None
-            if self._pending and isinstance(last := self._pending[-1], TextDelta):
-                joined = last.joined(event)
-            if joined is None:
+            if not isinstance(event, TextDelta):
                 self._pending.append(event)
+            elif self._pending and isinstance(last := self._pending[-1], _Growing) and last.takes(event):
+                last.pieces.append(event.text)
             else:
-                self._pending[-1] = joined
+                self._pending.append(_Growing(event))
         if self._pump is None:
             self._pump = asyncio.create_task(self._append_pending())
 
@@ -46,7 +67,8 @@ class Journal:
     async def _append_pending(self) -> None:
         try:
             while self._pending:
-                events, self._pending = self._pending, []
+                pending, self._pending = self._pending, []
+                events = [item.whole() if isinstance(item, _Growing) else item for item in pending]
                 await self._store.append(self._fence, events)
         except Exception as error:  # noqa: BLE001 - raised by the next append or flush
             self._failure = error

@@ -3,12 +3,14 @@
 import asyncio
 import logging
 from datetime import UTC, datetime
+from itertools import count
 
-from assistants.domain.ports import QueuedRun, RunQueue, RunStore
+from assistants.domain.ports import QueuedRun, RequestIds, RunQueue, RunStore
 from assistants.domain.run_states import RunState
 from assistants.runs.executor import RunExecutor
 
 INTERVAL_S = 1.0
+_SWEEPS_TO_FORGET = 600
 
 _logger = logging.getLogger(__name__)
 
@@ -16,10 +18,13 @@ _logger = logging.getLogger(__name__)
 class Sweep:
     """Looks at the rows of active runs once a second."""
 
-    def __init__(self, *, store: RunStore, queue: RunQueue, executor: RunExecutor) -> None:
+    def __init__(
+        self, *, store: RunStore, queue: RunQueue, executor: RunExecutor, requests: RequestIds
+    ) -> None:
         self._store = store
         self._queue = queue
         self._executor = executor
+        self._requests = requests
         self._abandoned: frozenset[str] = frozenset()
 
     async def recover(self) -> int:
@@ -31,10 +36,12 @@ class Sweep:
 
     async def run(self) -> None:
         """Sweeps until cancelled."""
-        while True:
+        for number in count(1):
             await asyncio.sleep(INTERVAL_S)
             try:
                 await self.once()
+                if number % _SWEEPS_TO_FORGET == 0:
+                    await self._requests.forget_old()
             except Exception:
                 # A store that is gone for a while must not end the sweep.
                 _logger.exception("sweep failed")

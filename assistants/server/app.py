@@ -33,6 +33,7 @@ from assistants.storage.assistants import SqliteAssistants
 from assistants.storage.data_directory import DataDirectory
 from assistants.storage.event_log import SqliteEventLog
 from assistants.storage.messages import SqliteMessages
+from assistants.storage.requests import SqliteRequests
 from assistants.storage.run_store import SqliteRunStore
 from assistants.storage.sqlite import SqliteDatabase
 from assistants.storage.threads import SqliteThreads
@@ -137,7 +138,7 @@ class Server:
             telemetry=RunTelemetry(),
             slots=engine.model.slots * _RUNS_PER_SLOT,
         )
-        sweep = Sweep(store=store, queue=queue, executor=executor)
+        sweep = Sweep(store=store, queue=queue, executor=executor, requests=SqliteRequests(database))
         models = ModelOperations(
             engine, served_model(engine, config), unloaded_models(config, engine.model.name)
         )

@@ -1,6 +1,7 @@
 """The server as a process: start, say `ready`, drain on SIGTERM or SIGINT."""
 
 import asyncio
+import gc
 import logging
 import signal
 import sys
@@ -50,6 +51,9 @@ async def _serve(config: ServerConfig) -> None:
             await asyncio.wait((starting,))
             return
         server = starting.result()
+        # What was made so far stays: the collector need not look at it again and again.
+        gc.collect()
+        gc.freeze()
         print(f"ready grpc={server.address} model={server.model}", flush=True)
         await stopping
         _logger.info("draining")

@@ -97,7 +97,7 @@ class AssistantServicer(pb_grpc.AssistantServiceServicer):
 
 def _settings_from_proto(assistant: pb.Assistant) -> AssistantSettings:
     return AssistantSettings(
-        model=assistant.model,
+        model=assistant.model.removeprefix("models/"),
         display_name=assistant.display_name,
         description=assistant.description,
         instructions=assistant.instructions,

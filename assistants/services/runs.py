@@ -145,7 +145,7 @@ def _new_run_from_proto(request: pb.CreateRunRequest) -> NewRun:
     with within("run"):
         return NewRun(
             assistant_id=parse_assistant(run.assistant, "assistant"),
-            model=run.model or None,
+            model=run.model.removeprefix("models/") or None,
             instructions=run.instructions or None,
             additional_instructions=request.additional_instructions,
             additional_messages=tuple(messages),

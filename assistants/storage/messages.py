@@ -64,6 +64,10 @@ _FORGET_HISTORY = (
 )
 
 
+_FEW = 64
+"""Messages that are read faster than they are asked for beside the loop."""
+
+
 class SqliteMessages:
     """MessageRepository on SQLite."""
 
@@ -80,7 +84,7 @@ class SqliteMessages:
                 if existing:
                     return existing
                 record_request(connection, message.project_id, request, message.id)
-            require_idle(connection, message.thread_id)
+            require_idle(connection, message.thread_id, project_id=message.project_id)
             return insert_message(connection, message)
 
         return await self._database.write(job)
@@ -99,15 +103,16 @@ class SqliteMessages:
         of_run = {**parameters, "run_id": run_id}
         return await self._database.scan(lambda c: _LIST_OF_RUN.page(c, page, of_run, decode_message))
 
-    async def since(self, project_id: str, thread_id: str, position: int) -> Sequence[Message]:
-        """All messages from a position on, in order."""
+    async def since(
+        self, project_id: str, thread_id: str, position: int, *, at_most: int
+    ) -> Sequence[Message]:
+        """All messages from a position on, in order; `at_most` is how many that can be."""
         parameters = {"project_id": project_id, "thread_id": thread_id, "position": position}
 
         def job(connection: Connection) -> Sequence[Message]:
             return [decode_message(row) for row in connection.execute(_SINCE, parameters)]
 
-        # A warm thread asks for the few newest; only a cold one reads much.
-        return self._database.read(job) if position > 0 else await self._database.scan(job)
+        return self._database.read(job) if at_most <= _FEW else await self._database.scan(job)
 
     async def set_metadata(
         self, project_id: str, thread_id: str, message_id: str, metadata: Mapping[str, str]
@@ -132,7 +137,7 @@ class SqliteMessages:
         """Deletes it. Raises RunActive while a run is active on the thread."""
 
         def job(connection: Connection) -> bool:
-            require_idle(connection, thread_id)
+            require_idle(connection, thread_id, project_id=project_id)
             parameters = {"project_id": project_id, "thread_id": thread_id, "id": message_id}
             deleted = connection.execute(_DELETE, parameters).rowcount == 1
             if deleted:

@@ -8,6 +8,7 @@ from sqlalchemy import Connection
 from assistants.domain.errors import RequestIdReused
 from assistants.domain.ports import RequestKey
 from assistants.domain.times import now_micros
+from assistants.storage.sqlite import SqliteDatabase
 from assistants.storage.tables import REQUESTS
 
 KEPT = timedelta(hours=24)
@@ -20,7 +21,8 @@ _FIND = sa.select(REQUESTS.c.fingerprint, REQUESTS.c.resource_id).where(
     REQUESTS.c.create_time > sa.bindparam("oldest"),
 )
 _FORGET = sa.delete(REQUESTS).where(REQUESTS.c.create_time <= sa.bindparam("oldest"))
-_RECORD = sa.insert(REQUESTS)
+# What the request made before may have been deleted since: then it makes another one.
+_RECORD = sa.insert(REQUESTS).prefix_with("OR REPLACE")
 
 
 def find_request(connection: Connection, project_id: str, request: RequestKey) -> str | None:
@@ -44,8 +46,6 @@ def find_request(connection: Connection, project_id: str, request: RequestKey) -
 
 def record_request(connection: Connection, project_id: str, request: RequestKey, resource_id: str) -> None:
     """Remembers what the request made, in the transaction that makes it."""
-    now = now_micros()
-    connection.execute(_FORGET, {"oldest": now - _KEPT_MICROS})
     connection.execute(
         _RECORD,
         {
@@ -54,6 +54,20 @@ def record_request(connection: Connection, project_id: str, request: RequestKey,
             "request_id": request.request_id,
             "fingerprint": request.fingerprint,
             "resource_id": resource_id,
-            "create_time": now,
+            "create_time": now_micros(),
         },
     )
+
+
+class SqliteRequests:
+    """Request ids as a whole."""
+
+    def __init__(self, database: SqliteDatabase) -> None:
+        self._database = database
+
+    async def forget_old(self) -> None:
+        """Deletes those that are older than they are kept."""
+        oldest = now_micros() - _KEPT_MICROS
+        await self._database.write(
+            lambda connection: connection.execute(_FORGET, {"oldest": oldest}), durable=False
+        )

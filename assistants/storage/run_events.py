@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
+from sqlalchemy.dialects import sqlite
 
 from assistants.domain.run import Run, RunStatus
 from assistants.domain.run_event import (
@@ -24,11 +25,10 @@ from assistants.storage.tables import RUN_EVENTS, RUN_STEPS, RUNS
 _c = RUNS.c
 _P_ID = _c.id == sa.bindparam("p_id")
 _INSERT_EVENTS = sa.insert(RUN_EVENTS)
-_INSERT_STEP = sa.insert(RUN_STEPS)
-_REWRITE_STEP = (
-    sa.update(RUN_STEPS)
-    .where(RUN_STEPS.c.id == sa.bindparam("p_id"))
-    .values(state=sa.bindparam("state"), step_json=sa.bindparam("step_json"))
+_STEP = sqlite.insert(RUN_STEPS)
+_WRITE_STEP = _STEP.on_conflict_do_update(
+    index_elements=[RUN_STEPS.c.id],
+    set_={"state": _STEP.excluded.state, "step_json": _STEP.excluded.step_json},
 )
 _TAKE_SEQUENCES = (
     sa.update(RUNS)
@@ -133,22 +133,19 @@ def _apply(connection: Connection, target: AppendPlace, event: EventBody) -> Non
 
 
 def _write_step(connection: Connection, step: RunStep) -> None:
-    text = RUN_STEP.dump(step)
-    written = connection.execute(_REWRITE_STEP, {"p_id": step.id, "state": step.state, "step_json": text})
-    if written.rowcount == 0:
-        connection.execute(
-            _INSERT_STEP,
-            {
-                "id": step.id,
-                "project_id": step.project_id,
-                "thread_id": step.thread_id,
-                "run_id": step.run_id,
-                "index": step.index,
-                "state": step.state,
-                "step_json": text,
-                "create_time": to_micros(step.create_time),
-            },
-        )
+    connection.execute(
+        _WRITE_STEP,
+        {
+            "id": step.id,
+            "project_id": step.project_id,
+            "thread_id": step.thread_id,
+            "run_id": step.run_id,
+            "index": step.index,
+            "state": step.state,
+            "step_json": RUN_STEP.dump(step),
+            "create_time": to_micros(step.create_time),
+        },
+    )
 
 
 def encode_status(status: RunStatus) -> dict[str, object]:

@@ -21,19 +21,19 @@ _c = RUNS.c
 _s = RUN_STEPS.c
 _OF_PROJECT = _c.project_id == sa.bindparam("project_id")
 _BY_ID = sa.select(RUNS).where(_OF_PROJECT, _c.id == sa.bindparam("id"))
-_ACTIVE = sa.select(RUNS).where(
-    _OF_PROJECT, _c.thread_id == sa.bindparam("thread_id"), _c.holds_thread.is_(True)
-)
+# Written as the condition of the partial index is: IS 1 would not use it.
+_HOLDS_THREAD = _c.holds_thread == sa.true()
+_ACTIVE = sa.select(RUNS).where(_c.thread_id == sa.bindparam("thread_id"), _HOLDS_THREAD)
 # Active runs are few, and the partial index holds just them.
 _UNFINISHED = (
     sa.select(_c.id)
     .where(
-        _c.holds_thread.is_(True),
+        _HOLDS_THREAD,
         _c.state.in_([RunState.QUEUED, RunState.IN_PROGRESS, RunState.CANCELLING]),
     )
     .order_by(_c.create_time, _c.id)
 )
-_OVERDUE = sa.select(RUNS).where(_c.holds_thread.is_(True), _c.expire_time <= sa.bindparam("now"))
+_OVERDUE = sa.select(RUNS).where(_HOLDS_THREAD, _c.expire_time <= sa.bindparam("now"))
 _STEPS = sa.select(_s.step_json).where(_s.run_id == sa.bindparam("run_id")).order_by(_s.index)
 _STEP = sa.select(_s.step_json).where(
     _s.project_id == sa.bindparam("project_id"),
@@ -61,8 +61,8 @@ def get_run(connection: Connection, project_id: str, run_id: str) -> Run | None:
 
 def get_active(connection: Connection, project_id: str, thread_id: str) -> Run | None:
     """The run that holds the thread."""
-    row = connection.execute(_ACTIVE, {"project_id": project_id, "thread_id": thread_id}).first()
-    return None if row is None else decode_run(row)
+    row = connection.execute(_ACTIVE, {"thread_id": thread_id}).first()
+    return None if row is None or row.project_id != project_id else decode_run(row)
 
 
 def unfinished_ids(connection: Connection) -> Sequence[str]:

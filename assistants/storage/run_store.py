@@ -34,7 +34,7 @@ from assistants.storage.requests import find_request, record_request
 from assistants.storage.run_events import AppendPlace, append_events, encode_status, insert_events, next_place
 from assistants.storage.sqlite import SqliteDatabase
 from assistants.storage.tables import RUNS
-from assistants.storage.threads import require_idle, require_thread
+from assistants.storage.threads import require_idle
 
 _c = RUNS.c
 _P_ID = _c.id == sa.bindparam("p_id")
@@ -52,7 +52,8 @@ _FENCE = (
     .where(
         _P_ID,
         _c.epoch == sa.bindparam("p_epoch"),
-        _c.state.in_([RunState.IN_PROGRESS, RunState.CANCELLING]),
+        # IN would be expanded anew at each call.
+        sa.or_(_c.state == RunState.IN_PROGRESS.value, _c.state == RunState.CANCELLING.value),
     )
     .values(last_sequence=_c.last_sequence + sa.bindparam("count"), expire_time=sa.bindparam("now") + _c.ttl)
     .returning(_c.last_sequence, _c.state, _c.attempt, _c.expire_time)
@@ -92,8 +93,7 @@ class SqliteRunStore:
                 if existing:
                     return existing, ()
                 record_request(connection, run.project_id, request, run.id)
-            require_thread(connection, run.project_id, run.thread_id)
-            require_idle(connection, run.thread_id)
+            require_idle(connection, run.thread_id, project_id=run.project_id)
             for message in messages:
                 insert_message(connection, message)
             connection.execute(_INSERT, _encode(stored, epoch=claim.fence.epoch if claim else 0))

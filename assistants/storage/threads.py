@@ -44,9 +44,13 @@ _MOVE_START = (
     )
     .values(context_start=sa.bindparam("position"))
 )
-_ACTIVE = sa.select(RUNS.c.id).where(
-    RUNS.c.thread_id == sa.bindparam("thread_id"), RUNS.c.holds_thread.is_(True)
-)
+_THREAD_AND_RUN = sa.select(
+    _c.id,
+    sa.select(RUNS.c.id)
+    .where(RUNS.c.thread_id == sa.bindparam("thread_id"), RUNS.c.holds_thread == sa.true())
+    .scalar_subquery()
+    .label("active_run"),
+).where(_OF_PROJECT, _c.id == sa.bindparam("thread_id"))
 _DELETE = sa.delete(THREADS).where(_OF_PROJECT, _c.id == sa.bindparam("id"))
 _DELETE_REVISION = _DELETE.where(_c.revision == sa.bindparam("revision"))
 _DELETE_CONTENT = (
@@ -130,7 +134,10 @@ class SqliteThreads:
         """Deletes it and all that is in it. Raises RunActive while a run is active."""
 
         def job(connection: Connection) -> bool:
-            require_idle(connection, thread_id)
+            try:
+                require_idle(connection, thread_id, project_id=project_id)
+            except NotFound:
+                return False
             parameters: dict[str, object] = {"project_id": project_id, "id": thread_id}
             if revision is None:
                 deleted = connection.execute(_DELETE, parameters).rowcount == 1
@@ -146,17 +153,13 @@ class SqliteThreads:
         return await self._database.write(job)
 
 
-def require_idle(connection: Connection, thread_id: str) -> None:
-    """Raises RunActive while a run holds the thread."""
-    active = connection.execute(_ACTIVE, {"thread_id": thread_id}).scalar()
-    if active is not None:
-        raise RunActive(thread=thread_name(thread_id), run=run_name(thread_id, active))
-
-
-def require_thread(connection: Connection, project_id: str, thread_id: str) -> None:
-    """Raises NotFound when the project has no such thread."""
-    if _get(connection, project_id, thread_id) is None:
+def require_idle(connection: Connection, thread_id: str, *, project_id: str) -> None:
+    """Raises NotFound when the project has no such thread, RunActive while a run holds it."""
+    row = connection.execute(_THREAD_AND_RUN, {"project_id": project_id, "thread_id": thread_id}).first()
+    if row is None:
         raise NotFound("thread", thread_name(thread_id))
+    if row.active_run is not None:
+        raise RunActive(thread=thread_name(thread_id), run=run_name(thread_id, row.active_run))
 
 
 def _get(connection: Connection, project_id: str, thread_id: str) -> Thread | None:
@@ -174,4 +177,5 @@ def _decode(row: Row[Any]) -> Thread:
         update_time=from_micros(row.update_time),
         history_version=row.history_version,
         context_start=row.context_start,
+        next_position=row.next_position,
     )

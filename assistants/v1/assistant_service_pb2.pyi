@@ -68,7 +68,7 @@ class Assistant(_message.Message):
     description: _builtins.str
     """Optional. At most 512 characters."""
     model: _builtins.str
-    """Required. Name or alias of a model that the server has."""
+    """Required. Name or alias of the served model, with or without "models/"."""
     instructions: _builtins.str
     """Optional. The system instructions, at most 256000 characters."""
     effort: _common_pb2.Effort.ValueType

@@ -194,7 +194,7 @@ class Run(_message.Message):
     state: Global___Run.State.ValueType
     """Output only. Where it stands."""
     model: _builtins.str
-    """Optional. Name or alias of a model that the server has."""
+    """Optional. Name or alias of the served model, with or without "models/"."""
     instructions: _builtins.str
     """Optional. The system instructions, at most 256000 characters."""
     parallel_tool_calls: _builtins.bool

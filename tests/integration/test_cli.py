@@ -2,9 +2,11 @@
 
 import asyncio
 import re
+import shutil
 import signal
 import socket
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,6 +44,12 @@ def truncated(model_path: Path, tmp_path: Path) -> Path:
     path = tmp_path / "truncated.gguf"
     path.write_bytes(model_path.read_bytes()[:50_000_000])
     return path
+
+
+@pytest.fixture
+def mine(model_path: Path, tmp_path: Path) -> Path:
+    """A sound model file of the user's own."""
+    return Path(shutil.copy(model_path, tmp_path / "mine.gguf"))
 
 
 # What goes wrong when a server starts.
@@ -109,28 +117,26 @@ async def test_a_model_whose_file_is_cut_short_is_not_installed(tmp_path: Path, 
     assert pulled.stderr.splitlines()[-1].startswith(f"assistants: {truncated} is truncated")
 
 
-async def test_a_model_whose_file_was_cut_short_later(tmp_path: Path, model_path: Path) -> None:
-    models_dir, file = str(tmp_path / "models"), tmp_path / "mine.gguf"
-    file.write_bytes(model_path.read_bytes())
-    assert (await run_cli("models", "pull", f"file:{file}", "--models-dir", models_dir)).code == 0
-    with file.open("r+b") as opened:
+async def test_a_model_whose_file_was_cut_short_later(tmp_path: Path, mine: Path) -> None:
+    models_dir = str(tmp_path / "models")
+    assert (await run_cli("models", "pull", f"file:{mine}", "--models-dir", models_dir)).code == 0
+    with mine.open("r+b") as opened:
         opened.truncate(1_000_000)
     finished = await serve(tmp_path / "data", "--models-dir", models_dir, "--model", "mine")
-    assert_one_line(finished, str(file), "1000000 bytes")
+    assert_one_line(finished, str(mine), "1000000 bytes")
 
 
-async def test_a_model_whose_file_was_damaged_later(tmp_path: Path, model_path: Path) -> None:
-    models_dir, file = str(tmp_path / "models"), tmp_path / "mine.gguf"
-    file.write_bytes(model_path.read_bytes())
-    assert (await run_cli("models", "pull", f"file:{file}", "--models-dir", models_dir)).code == 0
-    with file.open("r+b") as opened:
+async def test_a_model_whose_file_was_damaged_later(tmp_path: Path, mine: Path) -> None:
+    models_dir = str(tmp_path / "models")
+    assert (await run_cli("models", "pull", f"file:{mine}", "--models-dir", models_dir)).code == 0
+    with mine.open("r+b") as opened:
         opened.write(b"garbage " * 1000)
     finished = await serve(tmp_path / "data", "--models-dir", models_dir, "--model", "mine")
     # Logging has begun by then: what counts is the last line.
     assert finished.code == 1
     assert finished.stdout == ""
     assert "Traceback" not in finished.stderr
-    assert re.match(f"assistants: .*{file}", finished.stderr.splitlines()[-1])
+    assert re.match(f"assistants: .*{mine}", finished.stderr.splitlines()[-1])
 
 
 # What goes right.
@@ -146,15 +152,20 @@ async def test_the_ready_line_is_the_only_one_on_stdout(tmp_path: Path) -> None:
 @pytest.mark.real_model
 async def test_a_server_that_is_still_starting_stops_when_told_to(tmp_path: Path) -> None:
     async with asyncio.timeout(20), started("serve", "--data-dir", str(tmp_path), *ANY_PORT) as process:
-        parent = psutil.Process(process.pid)
-        while not (workers := parent.children()):
-            await asyncio.sleep(0.01)  # the kernel tells nobody of grandchildren
+        worker = await asyncio.to_thread(first_child, process.pid)
         process.send_signal(signal.SIGTERM)
         stdout, stderr = await process.communicate()
         assert process.returncode == 0
         assert stdout == b""
         assert b"Traceback" not in stderr
-        await gone(*workers)
+        await gone(worker)
+
+
+def first_child(pid: int) -> psutil.Process:
+    """Waits for a process to have a child; the kernel tells nobody of grandchildren, so this polls."""
+    while not (children := psutil.Process(pid).children()):
+        time.sleep(0.01)
+    return children[0]
 
 
 async def test_models_are_listed_pulled_and_removed(tmp_path: Path, model_path: Path) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -25,6 +26,7 @@ from assistants.domain.run_event import MessageChanged, RunChanged, RunEvent, St
 from assistants.domain.run_states import RunState
 from assistants.domain.run_step import MessageCreation, RunStep, StepState
 from assistants.domain.thread import Thread
+from assistants.storage import run_rows, threads
 from assistants.storage.data_directory import DataDirectory
 from assistants.storage.event_log import SqliteEventLog
 from assistants.storage.messages import SqliteMessages
@@ -107,6 +109,22 @@ def test_every_table_and_every_index_of_a_list_begins_with_the_project() -> None
 
 def insert(number: int, connection: Connection) -> None:
     connection.exec_driver_sql("INSERT INTO numbers VALUES (?)", (number,))
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [threads._THREAD_AND_RUN, run_rows._ACTIVE, run_rows._UNFINISHED, run_rows._OVERDUE, run_rows._BY_ID],
+    ids=["thread and run", "active", "unfinished", "overdue", "by id"],
+)
+def test_no_hot_statement_reads_all_runs(path: Path, statement: sa.Select[Any]) -> None:
+    engine = sa.create_engine(f"sqlite:///{path}")
+    sql = statement.compile(engine, compile_kwargs={"render_postcompile": True})
+    with engine.connect() as connection:
+        rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", ("x",) * str(sql).count("?"))
+        plan = [row.detail for row in rows]
+    engine.dispose()
+    # The partial index holds active runs only, so reading all of it is reading few.
+    assert [detail for detail in plan if "SCAN runs" in detail and "runs_one_active" not in detail] == []
 
 
 async def test_one_failing_job_of_a_group_fails_alone(database: SqliteDatabase) -> None:
