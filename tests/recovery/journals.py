@@ -9,8 +9,6 @@ from assistants.v1.common_pb2 import GenerationParams
 
 SHORT = "Count from one to twenty."
 """The real model answers with some 60 tokens, and then ends by itself."""
-LONG = "Explain how rain is made."
-"""The real model answers with some 160 tokens, and then ends by itself."""
 ENDLESS = "Tell me about the sea."
 """The real model goes on to the end of its context."""
 LIKELIEST = GenerationParams(temperature=0)

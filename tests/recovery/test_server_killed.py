@@ -11,12 +11,12 @@ import pytest
 
 from assistants.client import Run
 from assistants.v1 import run_service_pb2, run_service_pb2_grpc
-from tests.recovery.journals import LONG, Reader, ask, assert_done_once, ended
+from tests.recovery.journals import SHORT, Reader, ask, assert_done_once, ended
 from tests.serving import SCRIPTED, ServerProcess, gone, serving
 
 KILLS = 5
 CLIENTS = 6
-RUNS_BETWEEN_KILLS = (10, 40)
+RUNS_BETWEEN_KILLS = (5, 25)
 
 
 @pytest.mark.real_model
@@ -25,7 +25,7 @@ async def test_a_stream_ends_with_the_whole_answer_although_the_server_was_kille
     async with asyncio.timeout(60), AsyncExitStack() as servers:
         server = await servers.enter_async_context(serving(tmp_path, *options))
         client = await servers.enter_async_context(server.client())
-        thread, assistant = await ask(client, LONG)
+        thread, assistant = await ask(client, SHORT)
         reader = Reader(client.stream(thread.name, assistant.name))
         await reader.pieces(5)
         worker = server.worker()

@@ -7,7 +7,7 @@ import pytest
 
 from assistants.client import Run
 from assistants.server.app import RUN_SERVICE
-from tests.recovery.journals import LONG, SHORT, Reader, ask, assert_done_once, ended
+from tests.recovery.journals import SHORT, Reader, ask, assert_done_once, ended
 from tests.serving import NOT_SERVING, SERVING, serving
 
 pytestmark = pytest.mark.real_model
@@ -23,7 +23,7 @@ async def test_a_run_completes_although_its_worker_was_killed(tmp_path: Path) ->
         server.health(RUN_SERVICE) as health,
     ):
         assert await anext(health) == SERVING
-        thread, assistant = await ask(client, LONG)
+        thread, assistant = await ask(client, SHORT)
         reader = Reader(client.stream(thread.name, assistant.name))
         await reader.pieces(5)
         worker = server.worker()
