@@ -1,5 +1,6 @@
 """Assistants in the database."""
 
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -11,7 +12,7 @@ from assistants.domain.ports import RequestKey
 from assistants.domain.times import from_micros, to_micros
 from assistants.storage.codec import ASSISTANT_SETTINGS
 from assistants.storage.paging import PagedSelect
-from assistants.storage.requests import find_request, record_request
+from assistants.storage.requests import made_before
 from assistants.storage.sqlite import SqliteDatabase
 from assistants.storage.tables import ASSISTANTS
 
@@ -47,12 +48,9 @@ class SqliteAssistants:
         """Stores it, or gives the one that the request id made."""
 
         def job(connection: Connection) -> Assistant:
-            if request is not None:
-                made = find_request(connection, assistant.project_id, request)
-                existing = made and _get(connection, assistant.project_id, made)
-                if existing:
-                    return existing
-                record_request(connection, assistant.project_id, request, assistant.id)
+            read = partial(_get, connection, assistant.project_id)
+            if existing := made_before(connection, assistant.project_id, request, assistant.id, read):
+                return existing
             connection.execute(
                 _INSERT,
                 {

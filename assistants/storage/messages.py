@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,7 +17,7 @@ from assistants.domain.ports import RequestKey
 from assistants.domain.times import from_micros, to_micros
 from assistants.storage.codec import CONTENT, STRING_MAP
 from assistants.storage.paging import PagedSelect
-from assistants.storage.requests import find_request, record_request
+from assistants.storage.requests import made_before
 from assistants.storage.sqlite import SqliteDatabase
 from assistants.storage.tables import MESSAGES, THREADS
 from assistants.storage.threads import require_idle
@@ -78,12 +79,9 @@ class SqliteMessages:
         """Appends it. Raises RunActive, RequestIdReused, and NotFound without its thread."""
 
         def job(connection: Connection) -> Message:
-            if request is not None:
-                made = find_request(connection, message.project_id, request)
-                existing = made and _get(connection, message.project_id, message.thread_id, made)
-                if existing:
-                    return existing
-                record_request(connection, message.project_id, request, message.id)
+            read = partial(_get, connection, message.project_id, message.thread_id)
+            if existing := made_before(connection, message.project_id, request, message.id, read):
+                return existing
             require_idle(connection, message.thread_id, project_id=message.project_id)
             return insert_message(connection, message)
 

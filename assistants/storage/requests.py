@@ -1,6 +1,8 @@
 """Request ids: the same create, sent twice, is done once."""
 
+from collections.abc import Callable
 from datetime import timedelta
+from typing import TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
@@ -10,6 +12,8 @@ from assistants.domain.ports import RequestKey
 from assistants.domain.times import now_micros
 from assistants.storage.sqlite import SqliteDatabase
 from assistants.storage.tables import REQUESTS
+
+T = TypeVar("T")
 
 KEPT = timedelta(hours=24)
 _KEPT_MICROS = KEPT // timedelta(microseconds=1)
@@ -25,8 +29,28 @@ _FORGET = sa.delete(REQUESTS).where(REQUESTS.c.create_time <= sa.bindparam("olde
 _RECORD = sa.insert(REQUESTS).prefix_with("OR REPLACE")
 
 
-def find_request(connection: Connection, project_id: str, request: RequestKey) -> str | None:
-    """Id of what the request made before. Raises RequestIdReused when it was another request."""
+def made_before(
+    connection: Connection,
+    project_id: str,
+    request: RequestKey | None,
+    new_id: str,
+    read: Callable[[str], T | None],
+) -> T | None:
+    """What the request made before; if nothing, it is recorded as making `new_id` in this transaction.
+
+    Raises:
+        RequestIdReused: the id was used with another request.
+    """
+    if request is None:
+        return None
+    made = _find(connection, project_id, request)
+    existing = None if made is None else read(made)
+    if existing is None:
+        _record(connection, project_id, request, new_id)
+    return existing
+
+
+def _find(connection: Connection, project_id: str, request: RequestKey) -> str | None:
     row = connection.execute(
         _FIND,
         {
@@ -44,8 +68,7 @@ def find_request(connection: Connection, project_id: str, request: RequestKey) -
     return resource_id
 
 
-def record_request(connection: Connection, project_id: str, request: RequestKey, resource_id: str) -> None:
-    """Remembers what the request made, in the transaction that makes it."""
+def _record(connection: Connection, project_id: str, request: RequestKey, resource_id: str) -> None:
     connection.execute(
         _RECORD,
         {

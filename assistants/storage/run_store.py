@@ -30,7 +30,7 @@ from assistants.storage import run_rows
 from assistants.storage.codec import RUN_SETTINGS, STRING_MAP
 from assistants.storage.event_log import SqliteEventLog
 from assistants.storage.messages import insert_message
-from assistants.storage.requests import find_request, record_request
+from assistants.storage.requests import made_before
 from assistants.storage.run_events import AppendPlace, append_events, encode_status, insert_events, next_place
 from assistants.storage.sqlite import SqliteDatabase
 from assistants.storage.tables import RUNS
@@ -87,12 +87,9 @@ class SqliteRunStore:
         stored = replace(claim.run if claim else run, last_sequence=len(events))
 
         def job(connection: Connection) -> tuple[Run, Sequence[RunEvent]]:
-            if request is not None:
-                made = find_request(connection, run.project_id, request)
-                existing = made and run_rows.get_run(connection, run.project_id, made)
-                if existing:
-                    return existing, ()
-                record_request(connection, run.project_id, request, run.id)
+            read = partial(run_rows.get_run, connection, run.project_id)
+            if existing := made_before(connection, run.project_id, request, run.id, read):
+                return existing, ()
             require_idle(connection, run.thread_id, project_id=run.project_id)
             for message in messages:
                 insert_message(connection, message)

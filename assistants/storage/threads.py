@@ -1,5 +1,6 @@
 """Threads in the database."""
 
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,7 +14,7 @@ from assistants.domain.thread import Thread
 from assistants.domain.times import from_micros, to_micros
 from assistants.storage.codec import STRING_MAP
 from assistants.storage.paging import PagedSelect
-from assistants.storage.requests import find_request, record_request
+from assistants.storage.requests import made_before
 from assistants.storage.sqlite import SqliteDatabase
 from assistants.storage.tables import MESSAGES, RUN_EVENTS, RUN_STEPS, RUNS, THREADS
 
@@ -75,12 +76,9 @@ class SqliteThreads:
         """Stores it, or gives the one that the request id made."""
 
         def job(connection: Connection) -> Thread:
-            if request is not None:
-                made = find_request(connection, thread.project_id, request)
-                existing = made and _get(connection, thread.project_id, made)
-                if existing:
-                    return existing
-                record_request(connection, thread.project_id, request, thread.id)
+            read = partial(_get, connection, thread.project_id)
+            if existing := made_before(connection, thread.project_id, request, thread.id, read):
+                return existing
             connection.execute(
                 _INSERT,
                 {
