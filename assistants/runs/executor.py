@@ -43,6 +43,7 @@ class RunExecutor:
         self._free = slots
         self._slot_freed = asyncio.Event()
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._stopping: set[str] = set()
         self._dispatcher: asyncio.Task[None] | None = None
         self._draining = False
 
@@ -69,12 +70,17 @@ class RunExecutor:
 
     def launch(self, claim: Claim, *, stored: asyncio.Task[Run] | None = None) -> None:
         """Executes a claimed run in the reserved slot, after `stored` if that is given."""
-        task = asyncio.create_task(self._execute(claim, stored), name=f"run {claim.run.id}")
-        self._tasks[claim.run.id] = task
+        run_id = claim.run.id
+        task = asyncio.create_task(self._execute(claim, stored), name=f"run {run_id}")
+        self._tasks[run_id] = task
+        # Not in the task: one that is cancelled before its first step runs nothing of itself.
+        task.add_done_callback(lambda _: self._forget(run_id))
 
     def stop(self, run_id: str) -> None:
         """Makes the execution look at the run's state and end accordingly, if it is here."""
-        if task := self._tasks.get(run_id):
+        task = self._tasks.get(run_id)
+        if task is not None and run_id not in self._stopping:
+            self._stopping.add(run_id)  # a second stop would interrupt the end itself
             task.cancel()
 
     async def drain(self, grace_s: float) -> None:
@@ -88,10 +94,11 @@ class RunExecutor:
             await asyncio.wait([self._dispatcher])
         if self._tasks:
             await asyncio.wait(self._tasks.values(), timeout=grace_s)
-        for task in self._tasks.values():
+        left = list(self._tasks.values())
+        for task in left:
             task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks.values())
+        if left:
+            await asyncio.wait(left)
 
     async def _dispatch(self) -> None:
         while True:
@@ -119,17 +126,18 @@ class RunExecutor:
 
     async def _execute(self, claim: Claim, stored: asyncio.Task[Run] | None) -> None:
         """Attempts until the run has ended, paused, or is somebody else's."""
+        if stored is not None:
+            await asyncio.wait((stored,))
+            if stored.exception() is not None:  # told to whoever created the run
+                return
         next_claim: Claim | None = claim
-        try:
-            if stored is not None:
-                await asyncio.wait((stored,))
-                if stored.exception() is not None:  # told to whoever created the run
-                    return
-            while next_claim is not None:
-                next_claim = await self._attempt(next_claim)
-        finally:
-            del self._tasks[claim.run.id]
-            self.release()
+        while next_claim is not None:
+            next_claim = await self._attempt(next_claim)
+
+    def _forget(self, run_id: str) -> None:
+        del self._tasks[run_id]
+        self._stopping.discard(run_id)
+        self.release()
 
     async def _attempt(self, claim: Claim) -> Claim | None:
         """One attempt; gives the claim of the next when the turn was lost."""

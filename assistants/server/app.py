@@ -173,6 +173,7 @@ class Server:
             server,
         )
         self.address = _listen(server, config.grpc_address)
+        _warn_if_reachable(self.address)
 
         recovered = await sweep.recover()
         if recovered:
@@ -211,6 +212,12 @@ def _listen(server: grpc.aio.Server, address: str) -> str:
         return address
     host, _, _ = address.rpartition(":")
     return f"{host}:{port}"
+
+
+def _warn_if_reachable(address: str) -> None:
+    host = address.rpartition(":")[0].strip("[]")
+    if not address.startswith("unix:") and host not in ("localhost", "::1") and not host.startswith("127."):
+        _logger.warning("listening on %s without authentication: whoever reaches it may use it", address)
 
 
 def _tracing(address: str) -> TracingInterceptor:

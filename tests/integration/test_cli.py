@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from assistants.storage.data_directory import DataDirectory
 from runtime.models.catalog import MODELS
 from tests.serving import SCRIPTED, Finished, gone, run_cli, serving, started
 
@@ -82,18 +83,16 @@ async def test_a_database_that_is_none(tmp_path: Path) -> None:
 
 
 async def test_a_database_that_is_damaged_inside(tmp_path: Path) -> None:
-    database = tmp_path / "assistants.db"
-    async with serving(tmp_path, *SCRIPTED) as server:
-        assert await server.terminate() == 0
+    with DataDirectory(tmp_path) as directory:
+        database = directory.migrate()
     sound = database.read_bytes()
     database.write_bytes(sound[:4096] + b"\xff" * (len(sound) - 4096))
     assert_one_line(await serve(tmp_path, *SCRIPTED), str(database), "malformed")
 
 
 async def test_a_database_of_a_newer_version(tmp_path: Path) -> None:
-    async with serving(tmp_path, *SCRIPTED) as server:
-        assert await server.terminate() == 0
-    connection = sqlite3.connect(tmp_path / "assistants.db")
+    with DataDirectory(tmp_path) as directory:
+        connection = sqlite3.connect(directory.migrate())
     with connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
     connection.close()
