@@ -8,14 +8,12 @@ from grpc_status import rpc_status
 
 from assistants.domain.errors import (
     AssistantsError,
-    Draining,
+    DeadlineExceeded,
     EtagMismatch,
-    EventsPruned,
     FeatureUnavailable,
     InvalidArgument,
     NoActionRequired,
     NotFound,
-    Overloaded,
     RequestIdReused,
     RunActive,
     RunEnded,
@@ -30,8 +28,6 @@ _REBUILT: dict[str, Callable[[Mapping[str, str]], AssistantsError]] = {
     "RUN_ENDED": lambda m: RunEnded(run=m["run"], state=m["state"]),
     "NO_ACTION_REQUIRED": lambda m: NoActionRequired(run=m["run"], state=m["state"]),
     "ETAG_MISMATCH": lambda m: EtagMismatch(m["name"], given=m["given"], current=m["current"]),
-    "EVENTS_PRUNED": lambda m: EventsPruned(run=m["run"], oldest_sequence=int(m["oldest_sequence"])),
-    "DRAINING": lambda m: Draining(),
 }
 _FIELD_ERRORS = {"INVALID_FIELD": InvalidArgument, "REQUEST_ID_REUSED": RequestIdReused}
 
@@ -55,8 +51,8 @@ def error_of(error: grpc.aio.AioRpcError) -> AssistantsError | None:
         return _FIELD_ERRORS[info.reason](*violations)
     if info.reason in _REBUILT:
         return _REBUILT[info.reason](info.metadata)
-    if info.reason == Overloaded.reason:
-        return Overloaded(error.details() or "", retry_after_s=retry_after_s)
+    if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return DeadlineExceeded("the server did not answer in time")
     # A cancel of ours is a CancelledError: this one is a server that closes as the call arrives.
     if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
         return Unavailable(f"the server cannot be reached: {error.details()}", retry_after_s=retry_after_s)

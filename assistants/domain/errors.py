@@ -10,10 +10,8 @@ AssistantsError
 │   ├── RunEnded          RUN_ENDED
 │   └── NoActionRequired  NO_ACTION_REQUIRED
 ├── EtagMismatch          ETAG_MISMATCH
-├── EventsPruned          EVENTS_PRUNED
-└── Unavailable           try again
-    ├── Overloaded        OVERLOADED
-    └── Draining          DRAINING
+├── Unavailable           UNAVAILABLE, try again
+└── DeadlineExceeded      DEADLINE_EXCEEDED, made by the client
 
 Internal to the server, never told to a client:
 Fenced                    a newer attempt owns the run
@@ -27,7 +25,7 @@ Code = Literal[
     "NOT_FOUND",
     "FAILED_PRECONDITION",
     "ABORTED",
-    "OUT_OF_RANGE",
+    "DEADLINE_EXCEEDED",
     "UNAVAILABLE",
     "UNIMPLEMENTED",
 ]
@@ -171,20 +169,6 @@ class EtagMismatch(AssistantsError):
         )
 
 
-class EventsPruned(AssistantsError):
-    """The events after the cursor are no longer kept."""
-
-    code = "OUT_OF_RANGE"
-    reason = "EVENTS_PRUNED"
-
-    def __init__(self, *, run: str, oldest_sequence: int) -> None:
-        super().__init__(
-            f"{run} keeps its events from sequence {oldest_sequence}",
-            run=run,
-            oldest_sequence=str(oldest_sequence),
-        )
-
-
 class Unavailable(AssistantsError):
     """The server cannot serve the call now."""
 
@@ -196,19 +180,11 @@ class Unavailable(AssistantsError):
         self.retry_after_s = retry_after_s
 
 
-class Overloaded(Unavailable):
-    """Too much work is waiting."""
+class DeadlineExceeded(AssistantsError):
+    """The server did not answer in the time that the client gave it."""
 
-    reason = "OVERLOADED"
-
-
-class Draining(Unavailable):
-    """The server is shutting down."""
-
-    reason = "DRAINING"
-
-    def __init__(self) -> None:
-        super().__init__("The server is shutting down", retry_after_s=1.0)
+    code = "DEADLINE_EXCEEDED"
+    reason = "DEADLINE_EXCEEDED"
 
 
 class Fenced(Exception):

@@ -47,6 +47,8 @@ class Claim:
     """In order; the last may be in progress."""
     previous_traceparent: str | None
     """Trace context of the attempt before this one."""
+    fruitless_attempts: int = 0
+    """Attempts before this one that ended without a completed step, by no decision of a server's."""
 
 
 class AssistantRepository(Protocol):
@@ -192,6 +194,10 @@ class RunStore(Protocol):
 
     async def active(self, project_id: str, thread_id: str) -> Run | None:
         """The run that holds the thread."""
+        ...
+
+    def let_go(self, fence: Fence) -> None:
+        """Forgives the attempt: the server stops, and the next one takes the run over. Does not wait."""
         ...
 
     def set_attempt_traceparent(self, fence: Fence, traceparent: str) -> None:

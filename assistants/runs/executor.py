@@ -131,16 +131,22 @@ class RunExecutor:
             if stored.exception() is not None:  # told to whoever created the run
                 return
         next_claim: Claim | None = claim
+        lost: TurnLost | None = None
         while next_claim is not None:
-            next_claim = await self._attempt(next_claim)
+            try:
+                await self._attempt(next_claim, lost)
+                return
+            except TurnLost as error:
+                lost = error
+            next_claim = await self._store.claim(claim.run.id, takeover=True)
 
     def _forget(self, run_id: str) -> None:
         del self._tasks[run_id]
         self._stopping.discard(run_id)
         self.release()
 
-    async def _attempt(self, claim: Claim) -> Claim | None:
-        """One attempt; gives the claim of the next when the turn was lost."""
+    async def _attempt(self, claim: Claim, lost: TurnLost | None) -> None:
+        """One attempt, after `lost` if there was one before. Raises TurnLost when it needs another."""
         span = self._telemetry.start_attempt(claim)
         execution = Execution(
             claim,
@@ -154,28 +160,28 @@ class RunExecutor:
         try:
             if span.traceparent is not None:
                 self._store.set_attempt_traceparent(claim.fence, span.traceparent)
-            await self._carry_out(claim, execution)
-            return None
-        except TurnLost as lost:
-            failure = lost
-            return await self._store.claim(claim.run.id, takeover=True)
+            await self._carry_out(claim, execution, lost)
+        except TurnLost as error:
+            failure = error
+            raise
         except Exception as error:  # noqa: BLE001 - the last resort of a run: recorded, and told by its state
             failure = error
             await self._give_up(execution, error)
-            return None
         finally:
             _end_span(span, execution, failure)
 
-    async def _carry_out(self, claim: Claim, execution: Execution) -> None:
+    async def _carry_out(self, claim: Claim, execution: Execution, lost: TurnLost | None) -> None:
         try:
             if claim.run.status.state is RunState.CANCELLING:
                 await execution.stop(RunState.CANCELLED)
-            elif _fruitless(claim) > MAX_FRUITLESS_ATTEMPTS:
-                await execution.fail(f"gave up after {MAX_FRUITLESS_ATTEMPTS} attempts without progress")
+            elif claim.fruitless_attempts >= MAX_FRUITLESS_ATTEMPTS:
+                reason = f": {lost}" if lost else ""
+                await execution.fail(f"gave up after {MAX_FRUITLESS_ATTEMPTS} attempts{reason}")
             else:
                 await execution.drive()
         except asyncio.CancelledError:
             if self._draining:
+                self._store.let_go(claim.fence)
                 raise
             task = asyncio.current_task()
             assert task is not None
@@ -208,12 +214,6 @@ class RunExecutor:
         except Exception:
             # The store is gone, or the run is not ours: the sweep will find what is left.
             _logger.exception("cannot record the failure of %s", name)
-
-
-def _fruitless(claim: Claim) -> int:
-    """Attempts since the last completed step, this one included."""
-    completed = [step.attempt for step in claim.steps if step.end_time is not None]
-    return claim.run.status.attempt - max(completed, default=0)
 
 
 def _end_span(span: AttemptSpan, execution: Execution, failure: Exception | None) -> None:

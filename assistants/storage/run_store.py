@@ -1,6 +1,6 @@
 """Runs in the database: the hot path. Every change is an event, applied and appended in one transaction."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -44,7 +44,7 @@ _TAKE = (
     sa.update(RUNS)
     .where(_P_ID)
     .values(epoch=_c.epoch + 1, attempt=_c.attempt + 1)
-    .returning(_c.epoch, _c.attempt, _c.attempt_traceparent)
+    .returning(_c.epoch, _c.attempt, _c.forgiven_attempt, _c.attempt_traceparent)
 )
 # Fences, takes the sequences and postpones expiry in one statement.
 _FENCE = (
@@ -62,6 +62,9 @@ _SET_METADATA = (
     sa.update(RUNS)
     .where(_P_ID, _c.project_id == sa.bindparam("p_project_id"))
     .values(metadata_json=sa.bindparam("metadata_json"))
+)
+_LET_GO = (
+    sa.update(RUNS).where(_P_ID, _c.epoch == sa.bindparam("p_epoch")).values(forgiven_attempt=_c.attempt)
 )
 _SET_ATTEMPT_TRACE = (
     sa.update(RUNS)
@@ -205,6 +208,11 @@ class SqliteRunStore:
         """The run that holds the thread."""
         return self._database.read(lambda connection: run_rows.get_active(connection, project_id, thread_id))
 
+    def let_go(self, fence: Fence) -> None:
+        """Forgives the attempt: the server stops, and the next one takes the run over. Does not wait."""
+        parameters = {"p_id": fence.run_id, "p_epoch": fence.epoch}
+        self._database.write(lambda connection: connection.execute(_LET_GO, parameters), durable=False)
+
     def set_attempt_traceparent(self, fence: Fence, traceparent: str) -> None:
         """Remembers the trace context of the attempt, for the next one to link to. Does not wait."""
         parameters = {
@@ -242,6 +250,10 @@ class SqliteRunStore:
             self._event_log.publish(run_id, events)
 
 
+def _completed_in(steps: tuple[RunStep, ...]) -> Iterator[int]:
+    return (step.attempt for step in steps if step.end_time is not None)
+
+
 def _take(connection: Connection, run: Run, steps: tuple[RunStep, ...]) -> tuple[Claim, Sequence[RunEvent]]:
     """A new epoch and attempt."""
     row = connection.execute(_TAKE, {"p_id": run.id}).one()
@@ -253,6 +265,7 @@ def _take(connection: Connection, run: Run, steps: tuple[RunStep, ...]) -> tuple
         fence=Fence(project_id=run.project_id, thread_id=run.thread_id, run_id=run.id, epoch=row.epoch),
         steps=steps,
         previous_traceparent=row.attempt_traceparent,
+        fruitless_attempts=row.attempt - 1 - max((row.forgiven_attempt, *_completed_in(steps))),
     )
     return claim, events
 
@@ -287,6 +300,7 @@ def _encode(run: Run, *, epoch: int) -> dict[str, object]:
         "assistant_id": run.assistant_id,
         "epoch": epoch,
         "attempt": run.status.attempt,
+        "forgiven_attempt": 0,
         "last_sequence": run.last_sequence,
         "settings_json": RUN_SETTINGS.dump(run.settings),
         "ttl": round(run.settings.ttl_s * 1_000_000),

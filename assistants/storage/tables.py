@@ -95,6 +95,7 @@ class RunRow(SQLModel, table=True):
     holds_thread: bool
     epoch: int
     attempt: int
+    forgiven_attempt: int = 0
     last_sequence: int = Field(sa_column=Column(BigInteger, nullable=False))
     settings_json: str = Field(sa_column=_json())
     status_json: str = Field(sa_column=_json())

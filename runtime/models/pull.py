@@ -45,14 +45,18 @@ def pull(store: ModelStore, reference: str, *, progress: ProgressCallback | None
     """
     model = find(reference)
     report = progress or _ignore
+    try:
+        return _install(store, model, report)
+    except OSError as error:
+        raise PullFailed(f"{model.name} could not be written: {error}") from error
+
+
+def _install(store: ModelStore, model: CatalogModel, report: ProgressCallback) -> InstalledModel:
     with store.lock(model.name):
         if installed := _already_installed(store, model):
             return installed
-        try:
-            path, sha256 = _fetch(store, model, report)
-            header = read_header(path)
-        except OSError as error:
-            raise PullFailed(f"{model.name} could not be written: {error}") from error
+        path, sha256 = _fetch(store, model, report)
+        header = read_header(path)
         installed = InstalledModel(
             name=model.name,
             path=path,

@@ -188,6 +188,13 @@ async def test_models_are_listed_pulled_and_removed(tmp_path: Path, model_path: 
     assert_one_line(await run_cli("models", "remove", "my-model", *options), "my-model")
 
 
+async def test_a_models_directory_that_is_not_writable() -> None:
+    finished = await run_cli("models", "pull", "smollm2-135m", "--models-dir", "/dev/null/models")
+    assert finished.code == 1
+    assert "smollm2-135m could not be written" in finished.stderr
+    assert "Traceback" not in finished.stderr
+
+
 async def test_help_names_every_command() -> None:
     finished = await run_cli("--help")
     assert (finished.code, finished.stderr) == (0, "")

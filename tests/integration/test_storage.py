@@ -279,3 +279,16 @@ def test_a_file_that_is_no_database_is_refused_and_kept(tmp_path: Path) -> None:
     with DataDirectory(tmp_path) as directory, pytest.raises(DataDirectoryError, match="cannot be used"):
         directory.migrate()
     assert (tmp_path / "assistants.db").read_bytes().startswith(b"not a database")
+
+
+async def test_attempts_without_a_completed_step_are_counted_unless_forgiven(store: Store) -> None:
+    claim = await store.claimed()
+    counts = []
+    for letting_go in (False, False, True, False):
+        if letting_go:
+            store.runs.let_go(claim.fence)
+        again = await store.runs.claim(claim.run.id, takeover=True)
+        assert again is not None
+        counts.append(again.fruitless_attempts)
+        claim = again
+    assert counts == [1, 2, 0, 1]

@@ -99,6 +99,7 @@ def upgrade() -> None:
         sa.Column("holds_thread", sa.Boolean(), nullable=False),
         sa.Column("epoch", sa.Integer(), nullable=False),
         sa.Column("attempt", sa.Integer(), nullable=False),
+        sa.Column("forgiven_attempt", sa.Integer(), nullable=False),
         sa.Column("last_sequence", sa.BigInteger(), nullable=False),
         sa.Column("settings_json", sa.Text(), nullable=False),
         sa.Column("status_json", sa.Text(), nullable=False),
