@@ -97,6 +97,10 @@ class FeatureUnavailable(AssistantsError):
         super().__init__(f"{field}: {what} is not available in this version", field=field, feature=what)
         self.field = field
 
+    def within(self, prefix: str) -> "FeatureUnavailable":
+        """The same error with the field named from one level further up."""
+        return FeatureUnavailable(f"{prefix}.{self.field}", self.metadata["feature"])
+
 
 class NotFound(AssistantsError):
     """There is no such resource in the project."""

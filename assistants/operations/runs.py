@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from assistants.domain.assistant import Assistant
 from assistants.domain.errors import (
+    FeatureUnavailable,
     InvalidArgument,
     NoActionRequired,
     NotFound,
@@ -198,11 +199,11 @@ class RunOperations:
         """Stops a run and waits for its end; one that has ended is as good."""
         try:
             run = await self.cancel(principal, thread_id, run_id)
+            async with aclosing(self._watch.follow(run, after=run.last_sequence)) as events:
+                async for _ in events:
+                    pass
         except (NotFound, RunEnded):
             return
-        async with aclosing(self._watch.follow(run, after=run.last_sequence)) as events:
-            async for _ in events:
-                pass
 
     async def submit_tool_outputs(self, principal: Principal, thread_id: str, run_id: str) -> Run:
         """Raises NoActionRequired: no run of this version waits for outputs."""
@@ -316,5 +317,5 @@ def _check(new: NewRun) -> None:
     for index, message in enumerate(new.additional_messages):
         try:
             check_message(message)
-        except InvalidArgument as error:
+        except (InvalidArgument, FeatureUnavailable) as error:
             raise error.within(f"additional_messages[{index}]") from error

@@ -9,6 +9,8 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Sequence
 
+from assistants.domain.errors import NotFound
+from assistants.domain.names import run_name
 from assistants.domain.ports import EventLog
 from assistants.domain.run import Run
 from assistants.domain.run_event import RunEvent
@@ -74,7 +76,8 @@ class Watch:
         """Gives the events after a sequence and ends after the final one.
 
         Live and replayed events are the same. Closing the generator ends the
-        watch and nothing else.
+        watch and nothing else. Raises NotFound when the run is deleted before
+        its events were given.
         """
         # Opened before the log is read: what is appended from now on is noticed.
         tail = self._ended.get(run.id) or self._tails.setdefault(run.id, _Tail())
@@ -87,7 +90,10 @@ class Watch:
                 # The row of a run can be newer than its tail: the commit is seen
                 # before its events are told.
                 if events is None or (ended and not events):
+                    known = max(tail.last, run.last_sequence)
                     events = await self._event_log.read(run.id, after=cursor, limit=_PAGE)
+                    if not events and cursor < known:
+                        raise NotFound("run", run_name(run.thread_id, run.id))
                 for event in events:
                     yield event
                     cursor = event.sequence

@@ -7,13 +7,16 @@ from contextlib import aclosing, asynccontextmanager
 from typing import Any, TypeAlias
 
 import grpc
+from google.protobuf.message import DecodeError
 
-from assistants.domain.errors import AssistantsError
+from assistants.domain.errors import AssistantsError, InvalidArgument, Violation
 from assistants.services.status import internal_status, status_of
 from assistants.telemetry.observer import current_traceparent, trace_id_of
 
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic in the stubs only
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+_Read: TypeAlias = Callable[[bytes], Any] | None
 
 _logger = logging.getLogger(__name__)
 
@@ -33,35 +36,47 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             return handler
         if handler.unary_stream:
             return grpc.unary_stream_rpc_method_handler(
-                _guarded_stream(method, handler.unary_stream),
-                request_deserializer=handler.request_deserializer,
+                _guarded_stream(method, handler.unary_stream, handler.request_deserializer),
+                request_deserializer=None,
                 response_serializer=handler.response_serializer,
             )
         assert handler.unary_unary, "no service of ours takes a stream yet"
         return grpc.unary_unary_rpc_method_handler(
-            _guarded(method, handler.unary_unary),
-            request_deserializer=handler.request_deserializer,
+            _guarded(method, handler.unary_unary, handler.request_deserializer),
+            request_deserializer=None,
             response_serializer=handler.response_serializer,
         )
 
 
-def _guarded(method: str, behavior: Callable[..., Any]) -> Callable[..., Any]:
-    async def serve(request: object, context: _Context) -> object:
+def _guarded(method: str, behavior: Callable[..., Any], read: _Read) -> Callable[..., Any]:
+    async def serve(received: bytes, context: _Context) -> object:
         async with _told(method, context):
-            return await behavior(request, context)
+            return await behavior(_request(read, received), context)
 
     return serve
 
 
-def _guarded_stream(method: str, behavior: Callable[..., Any]) -> Callable[..., Any]:
+def _guarded_stream(method: str, behavior: Callable[..., Any], read: _Read) -> Callable[..., Any]:
     assert inspect.isasyncgenfunction(behavior)
 
-    async def serve(request: object, context: _Context) -> None:
-        async with _told(method, context), aclosing(behavior(request, context)) as responses:
+    async def serve(received: bytes, context: _Context) -> None:
+        async with (
+            _told(method, context),
+            aclosing(behavior(_request(read, received), context)) as responses,
+        ):
             async for response in responses:
                 await context.write(response)
 
     return serve
+
+
+def _request(read: _Read, received: bytes) -> object:
+    """Reads a request here, and not in gRPC, which takes bytes that are none for a fault of ours."""
+    assert read is not None
+    try:
+        return read(received)
+    except DecodeError as error:
+        raise InvalidArgument(Violation("request", f"cannot be read: {error}")) from error
 
 
 @asynccontextmanager

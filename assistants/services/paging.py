@@ -48,9 +48,9 @@ def _cursor(request: ListRequest) -> Cursor:
     try:
         payload = json.loads(base64.urlsafe_b64decode(request.page_token.encode()))
         match payload:
-            case [int(micros), str(id_), str(binding)] if binding == _binding(request):
+            case [int(micros), str(id_), str(binding)] if id_.isascii() and binding == _binding(request):
                 return Cursor(create_time=from_micros(micros), id=id_)
-    except (binascii.Error, ValueError, OverflowError):
+    except (binascii.Error, ValueError, OverflowError, RecursionError):
         pass  # refused below, as a token of another list is
     rule = "must be the next_page_token of the last answer to the same request"
     raise InvalidArgument(Violation("page_token", f"{rule}, got {request.page_token!r}"))

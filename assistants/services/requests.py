@@ -14,6 +14,9 @@ from assistants.domain.errors import FeatureUnavailable, InvalidArgument, Violat
 from assistants.domain.ports import RequestKey
 from assistants.domain.validation import check_request_id
 
+_OF_THE_REQUEST = ("request_id", "additional_instructions", "additional_messages")
+"""Fields beside the resource that operations check together with it."""
+
 
 def check_required(message: Message) -> None:
     """Raises InvalidArgument naming every REQUIRED field that is empty, at any depth."""
@@ -33,13 +36,20 @@ def request_key(method: str, request: Message, request_id: str) -> RequestKey | 
 
 @contextmanager
 def within(prefix: str) -> Iterator[None]:
-    """Names the fields of an InvalidArgument from the request's root."""
+    """Names the fields of an error from the request's root; those of the request itself are named so."""
     try:
         yield
     except InvalidArgument as error:
-        raise error.within(prefix) from error
+        raise type(error)(
+            *(
+                v if v.field.startswith(_OF_THE_REQUEST) else Violation(f"{prefix}.{v.field}", v.description)
+                for v in error.violations
+            )
+        ) from error
     except FeatureUnavailable as error:
-        raise FeatureUnavailable(f"{prefix}.{error.field}", error.metadata["feature"]) from error
+        if error.field.startswith(_OF_THE_REQUEST):
+            raise
+        raise error.within(prefix) from error
 
 
 def masked_fields(

@@ -16,12 +16,21 @@ from assistants.domain.errors import (
 )
 
 DOMAIN = "assistants.v1"
+# A client drops trailers of more than 8 KiB, and the status with them: a message is
+# in there twice, once percent-encoded, and whatever it quotes is as long as clients like.
+_MAX_MESSAGE_BYTES = 512
+_MAX_TEXT_BYTES = 320
+_MAX_VIOLATIONS_BYTES = 2048
 
 
 def status_of(error: AssistantsError) -> grpc.Status:
     """Code, message, exactly one ErrorInfo, and the detail that fits the error."""
     details: list[Message] = [
-        error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)
+        error_details_pb2.ErrorInfo(
+            reason=error.reason,
+            domain=DOMAIN,
+            metadata={key: _cut(value) for key, value in error.metadata.items()},
+        )
     ]
     match error:
         case InvalidArgument(violations=violations):
@@ -31,12 +40,12 @@ def status_of(error: AssistantsError) -> grpc.Status:
         case NotFound(resource_type=resource_type, name=name):
             details.append(
                 error_details_pb2.ResourceInfo(
-                    resource_type=resource_type, resource_name=name, description=error.message
+                    resource_type=resource_type, resource_name=_cut(name), description=_cut(error.message)
                 )
             )
         case FailedPrecondition(subject=subject):
             violation = error_details_pb2.PreconditionFailure.Violation(
-                type=error.reason, subject=subject, description=error.message
+                type=error.reason, subject=_cut(subject), description=_cut(error.message)
             )
             details.append(error_details_pb2.PreconditionFailure(violations=[violation]))
         case Unavailable(retry_after_s=retry_after_s):
@@ -54,12 +63,18 @@ def internal_status(trace_id: str) -> grpc.Status:
 
 
 def _bad_request(*violations: tuple[str, str]) -> error_details_pb2.BadRequest:
-    return error_details_pb2.BadRequest(
-        field_violations=[
-            error_details_pb2.BadRequest.FieldViolation(field=field, description=description)
-            for field, description in violations
-        ]
-    )
+    """As many of the violations as there is room for; at least one."""
+    told = error_details_pb2.BadRequest()
+    for field, description in violations:
+        told.field_violations.add(field=_cut(field), description=_cut(description))
+        if told.ByteSize() > _MAX_VIOLATIONS_BYTES:
+            break
+    return told
+
+
+def _cut(text: str, most: int = _MAX_TEXT_BYTES) -> str:
+    encoded = text.encode()
+    return text if len(encoded) <= most else encoded[:most].decode(errors="ignore") + "…"
 
 
 def _status(code: int, message: str, details: list[Message]) -> grpc.Status:
@@ -68,5 +83,7 @@ def _status(code: int, message: str, details: list[Message]) -> grpc.Status:
         item = any_pb2.Any()
         item.Pack(detail)
         packed.append(item)
-    status: grpc.Status = rpc_status.to_status(status_pb2.Status(code=code, message=message, details=packed))
+    status: grpc.Status = rpc_status.to_status(
+        status_pb2.Status(code=code, message=_cut(message, _MAX_MESSAGE_BYTES), details=packed)
+    )
     return status

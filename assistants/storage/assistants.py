@@ -1,16 +1,15 @@
 """Assistants in the database."""
 
 from functools import partial
-from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import Connection, Row
 
 from assistants.domain.assistant import Assistant
 from assistants.domain.page import Page, PageRequest
 from assistants.domain.ports import RequestKey
 from assistants.domain.times import from_micros, to_micros
 from assistants.storage.codec import ASSISTANT_SETTINGS
+from assistants.storage.connection import Connection, Record
 from assistants.storage.paging import PagedSelect
 from assistants.storage.requests import made_before
 from assistants.storage.sqlite import SqliteDatabase
@@ -106,7 +105,7 @@ def _get(connection: Connection, project_id: str, assistant_id: str) -> Assistan
     return None if row is None else _decode(row)
 
 
-def _decode(row: Row[Any]) -> Assistant:
+def _decode(row: Record) -> Assistant:
     return Assistant(
         id=row.id,
         project_id=row.project_id,

@@ -1,14 +1,13 @@
 """Journals in the database."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import Connection, Row
 
 from assistants.domain.run_event import RunEvent
 from assistants.domain.times import from_micros
 from assistants.storage.codec import EVENT_BODY
+from assistants.storage.connection import Connection, Record
 from assistants.storage.sqlite import SqliteDatabase
 from assistants.storage.tables import RUN_EVENTS
 
@@ -49,7 +48,7 @@ class SqliteEventLog:
             listener(run_id, events)
 
 
-def _decode(row: Row[Any, Any, Any, Any]) -> RunEvent:
+def _decode(row: Record) -> RunEvent:
     return RunEvent(
         sequence=row.sequence,
         attempt=row.attempt,

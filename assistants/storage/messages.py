@@ -3,10 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import Connection, Row
 
 from assistants.domain.content import Role
 from assistants.domain.errors import NotFound
@@ -16,6 +14,7 @@ from assistants.domain.page import Page, PageRequest
 from assistants.domain.ports import RequestKey
 from assistants.domain.times import from_micros, to_micros
 from assistants.storage.codec import CONTENT, STRING_MAP
+from assistants.storage.connection import Connection, Record
 from assistants.storage.paging import PagedSelect
 from assistants.storage.requests import made_before
 from assistants.storage.sqlite import SqliteDatabase
@@ -194,7 +193,7 @@ def _encode(message: Message) -> dict[str, object]:
     }
 
 
-def decode_message(row: Row[Any]) -> Message:
+def decode_message(row: Record) -> Message:
     """The message of a row."""
     return Message(
         id=row.id,

@@ -1,13 +1,14 @@
 """Keyset paging over (create_time, id), with statements built once."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy import ColumnElement, Connection, Row, Table
+from sqlalchemy import ColumnElement, Table
 
 from assistants.domain.page import Cursor, Page, PageRequest
 from assistants.domain.times import from_micros, to_micros
+from assistants.storage.connection import Connection, Record
 
 T = TypeVar("T")
 
@@ -33,7 +34,7 @@ class PagedSelect:
         connection: Connection,
         request: PageRequest,
         parameters: Mapping[str, object],
-        decode: Callable[[Row[Any]], T],
+        decode: Callable[[Record], T],
     ) -> Page[T]:
         """One page; reads one row more than asked to know whether there is another."""
         after = request.after
@@ -41,7 +42,7 @@ class PagedSelect:
         if after is not None:
             bound |= {"cursor_time": to_micros(after.create_time), "cursor_id": after.id}
         statement = self._statements[request.descending, after is not None]
-        rows = connection.execute(statement, bound).fetchall()
+        rows = connection.execute(statement, bound).all()
         kept = rows[: request.size]
         more = len(rows) > request.size
         last = kept[-1] if more else None

@@ -5,11 +5,11 @@ from datetime import timedelta
 from typing import TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy import Connection
 
 from assistants.domain.errors import RequestIdReused
 from assistants.domain.ports import RequestKey
 from assistants.domain.times import now_micros
+from assistants.storage.connection import Connection
 from assistants.storage.sqlite import SqliteDatabase
 from assistants.storage.tables import REQUESTS
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
-from sqlalchemy import Connection
 from sqlalchemy.dialects import sqlite
 
 from assistants.domain.run import Run, RunStatus
@@ -19,6 +18,7 @@ from assistants.domain.run_event import (
 from assistants.domain.run_step import RunStep
 from assistants.domain.times import from_micros, now_micros, to_micros
 from assistants.storage.codec import EVENT_BODY, RUN_STATUS, RUN_STEP
+from assistants.storage.connection import Connection
 from assistants.storage.messages import write_message
 from assistants.storage.tables import RUN_EVENTS, RUN_STEPS, RUNS
 
@@ -62,7 +62,7 @@ class AppendPlace:
 
 def next_place(connection: Connection, run: Run, *, attempt: int, count: int) -> AppendPlace:
     """Takes the next `count` sequences of a run that nobody executes."""
-    last = connection.execute(_TAKE_SEQUENCES, {"p_id": run.id, "count": count}).scalar_one()
+    last = connection.execute(_TAKE_SEQUENCES, {"p_id": run.id, "count": count}).scalar()
     return AppendPlace(
         project_id=run.project_id,
         run_id=run.id,
@@ -90,7 +90,7 @@ def append_events(
 
 def insert_events(connection: Connection, project_id: str, run_id: str, events: Sequence[RunEvent]) -> None:
     """Appends events whose changes the rows show already."""
-    connection.execute(
+    connection.insert_many(
         _INSERT_EVENTS,
         [
             {

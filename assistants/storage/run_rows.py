@@ -2,10 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import Connection, Row
 
 from assistants.domain.message import Message, MessageState
 from assistants.domain.run import Run
@@ -13,6 +11,7 @@ from assistants.domain.run_states import RunState
 from assistants.domain.run_step import RunStep
 from assistants.domain.times import from_micros
 from assistants.storage.codec import RUN_SETTINGS, RUN_STATUS, RUN_STEP, STRING_MAP
+from assistants.storage.connection import Connection, Record
 from assistants.storage.messages import decode_message
 from assistants.storage.paging import PagedSelect
 from assistants.storage.tables import MESSAGES, RUN_STEPS, RUNS
@@ -67,7 +66,7 @@ def get_active(connection: Connection, project_id: str, thread_id: str) -> Run |
 
 def unfinished_ids(connection: Connection) -> Sequence[str]:
     """Runs of all projects that somebody has to execute, oldest first."""
-    return connection.execute(_UNFINISHED).scalars().all()
+    return connection.execute(_UNFINISHED).scalars()
 
 
 def overdue_runs(connection: Connection, now: int) -> Sequence[Run]:
@@ -93,12 +92,12 @@ def open_messages(connection: Connection, project_id: str, run_id: str) -> Seque
     return [decode_message(row) for row in connection.execute(_OPEN_MESSAGES, parameters)]
 
 
-def decode_step(row: Row[Any]) -> RunStep:
+def decode_step(row: Record) -> RunStep:
     """The step of a row."""
     return RUN_STEP.load(row.step_json)
 
 
-def decode_run(row: Row[Any]) -> Run:
+def decode_run(row: Record) -> Run:
     """The run of a row. Time to expire moves with every event, so its column is newer than the status."""
     status = RUN_STATUS.load(row.status_json)
     if row.expire_time is not None:

@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from functools import partial
 
 import sqlalchemy as sa
-from sqlalchemy import Connection
 
 from assistants.domain.errors import Fenced
 from assistants.domain.message import Message
@@ -28,6 +27,7 @@ from assistants.domain.run_step import MessageCreation, RunStep, StepState
 from assistants.domain.times import now_micros, to_micros
 from assistants.storage import run_rows
 from assistants.storage.codec import RUN_SETTINGS, STRING_MAP
+from assistants.storage.connection import Connection
 from assistants.storage.event_log import SqliteEventLog
 from assistants.storage.messages import insert_message
 from assistants.storage.requests import made_before

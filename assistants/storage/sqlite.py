@@ -9,13 +9,13 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.pool import NullPool
+from assistants.storage.connection import Connection
 
 T = TypeVar("T")
 Job = Callable[[Connection], T]
@@ -38,16 +38,16 @@ class SqliteDatabase:
     """One database file, owned by one event loop."""
 
     def __init__(self, path: Path) -> None:
-        self._engine = _engine(path)
+        self._path = path
         self._loop = asyncio.get_running_loop()
         self._writes: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._held_back: _Write | None = None
         self._closed = False
-        self._read_connection = self._engine.connect()
+        self._read_connection = Connection(path)
         self._readers = ThreadPoolExecutor(_READ_THREADS, thread_name_prefix="sqlite-read")
         self._reader_connections: queue.SimpleQueue[Connection] = queue.SimpleQueue()
         for _ in range(_READ_THREADS):
-            self._reader_connections.put(self._engine.connect())
+            self._reader_connections.put(Connection(path))
         self._writer = threading.Thread(target=self._write_groups, name="sqlite-write", daemon=True)
         self._writer.start()
 
@@ -91,12 +91,11 @@ class SqliteDatabase:
         self._read_connection.close()
         while not self._reader_connections.empty():
             self._reader_connections.get().close()
-        self._engine.dispose()
 
     # The writer thread.
 
     def _write_groups(self) -> None:
-        with self._engine.connect() as connection:
+        with closing(Connection(self._path)) as connection:
             while first := self._next_write():
                 group: list[_Write] = []
                 _commit(connection, self._group(first, group), group, durable=first.durable)
@@ -127,29 +126,9 @@ class SqliteDatabase:
                 return
 
 
-def _engine(path: Path) -> Engine:
-    # Transactions are ours: the driver starts none.
-    engine = create_engine(
-        f"sqlite:///{path}",
-        poolclass=NullPool,
-        isolation_level="AUTOCOMMIT",
-        connect_args={"check_same_thread": False},
-    )
-
-    @event.listens_for(engine, "connect")
-    def _configure(connection: Any, _: object) -> None:
-        connection.isolation_level = None
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA busy_timeout = 10000")
-        connection.execute("PRAGMA cache_size = -16384")
-
-    return engine
-
-
 def _commit(connection: Connection, writes: Iterator[_Write], group: list[_Write], *, durable: bool) -> None:
     """Makes the writes in one transaction; `group` is filled with those that were begun."""
-    raw = connection.connection.driver_connection
-    assert raw is not None
+    raw = connection.raw
     first = next(writes)  # whatever fails from here on, at least this one is told
     try:
         raw.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")

@@ -1,10 +1,8 @@
 """Threads in the database."""
 
 from functools import partial
-from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import Connection, Row
 
 from assistants.domain.errors import NotFound, RunActive
 from assistants.domain.names import run_name, thread_name
@@ -13,6 +11,7 @@ from assistants.domain.ports import RequestKey
 from assistants.domain.thread import Thread
 from assistants.domain.times import from_micros, to_micros
 from assistants.storage.codec import STRING_MAP
+from assistants.storage.connection import Connection, Record
 from assistants.storage.paging import PagedSelect
 from assistants.storage.requests import made_before
 from assistants.storage.sqlite import SqliteDatabase
@@ -165,7 +164,7 @@ def _get(connection: Connection, project_id: str, thread_id: str) -> Thread | No
     return None if row is None else _decode(row)
 
 
-def _decode(row: Row[Any]) -> Thread:
+def _decode(row: Record) -> Thread:
     return Thread(
         id=row.id,
         project_id=row.project_id,

@@ -13,7 +13,6 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection
 
 from assistants.domain.content import Role, TextPart
 from assistants.domain.errors import DataDirectoryError, Fenced, RunActive
@@ -27,6 +26,7 @@ from assistants.domain.run_states import RunState
 from assistants.domain.run_step import MessageCreation, RunStep, StepState
 from assistants.domain.thread import Thread
 from assistants.storage import run_rows, threads
+from assistants.storage.connection import Connection
 from assistants.storage.data_directory import DataDirectory
 from assistants.storage.event_log import SqliteEventLog
 from assistants.storage.messages import SqliteMessages
@@ -108,7 +108,7 @@ def test_every_table_and_every_index_of_a_list_begins_with_the_project() -> None
 
 
 def insert(number: int, connection: Connection) -> None:
-    connection.exec_driver_sql("INSERT INTO numbers VALUES (?)", (number,))
+    connection.raw.execute("INSERT INTO numbers VALUES (?)", (number,))
 
 
 @pytest.mark.parametrize(
@@ -134,27 +134,27 @@ async def test_one_failing_job_of_a_group_fails_alone(database: SqliteDatabase) 
             raise ValueError("two")
         return number
 
-    await database.write(lambda c: c.exec_driver_sql("CREATE TABLE numbers (n INTEGER)"))
+    await database.write(lambda c: c.raw.execute("CREATE TABLE numbers (n INTEGER)"))
     outcomes = await asyncio.gather(
         *(database.write(partial(insert_unless_two, n)) for n in range(5)), return_exceptions=True
     )
     assert [repr(outcome) for outcome in outcomes] == ["0", "1", "ValueError('two')", "3", "4"]
-    rows = database.read(lambda c: c.exec_driver_sql("SELECT n FROM numbers").scalars().all())
-    assert rows == [0, 1, 3, 4]
+    rows = database.read(lambda c: c.raw.execute("SELECT n FROM numbers").fetchall())
+    assert rows == [(0,), (1,), (3,), (4,)]
 
 
 async def test_a_write_is_read_as_soon_as_it_is_done(database: SqliteDatabase) -> None:
     count = "SELECT count(*) FROM numbers"
-    await database.write(lambda c: c.exec_driver_sql("CREATE TABLE numbers (n INTEGER)"))
+    await database.write(lambda c: c.raw.execute("CREATE TABLE numbers (n INTEGER)"))
     for number in range(50):
         await database.write(partial(insert, number))
-        assert database.read(lambda c: c.exec_driver_sql(count).scalar()) == number + 1
-        assert await database.scan(lambda c: c.exec_driver_sql(count).scalar()) == number + 1
+        assert database.read(lambda c: c.raw.execute(count).fetchone()) == (number + 1,)
+        assert await database.scan(lambda c: c.raw.execute(count).fetchone()) == (number + 1,)
 
 
 async def test_what_was_given_before_closing_is_committed(path: Path) -> None:
     database = SqliteDatabase(path)
-    await database.write(lambda c: c.exec_driver_sql("CREATE TABLE numbers (n INTEGER)"))
+    await database.write(lambda c: c.raw.execute("CREATE TABLE numbers (n INTEGER)"))
     writes = [database.write(partial(insert, n)) for n in range(1_000)]
     await database.aclose()
     await asyncio.gather(*writes)

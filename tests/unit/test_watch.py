@@ -5,6 +5,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
+import pytest
+
+from assistants.domain.errors import NotFound
 from assistants.domain.run import Run, RunSettings, RunStatus
 from assistants.domain.run_event import RunChanged, RunEvent, TextDelta
 from assistants.domain.run_states import RunState
@@ -126,3 +129,20 @@ async def test_only_the_last_ended_runs_are_kept() -> None:
     log.events = [event(1, final=True)]
     assert await follow(watch, ENDED) == [1]
     assert log.reads == 1
+
+
+async def test_a_watcher_that_is_behind_is_told_when_the_run_is_deleted() -> None:
+    log = MemoryLog()
+    watch = Watch(log)
+    log.append(event(1))
+    slow = watch.follow(RUN, after=0)
+    assert (await anext(slow)).sequence == 1
+    for sequence in range(2, 5_000):
+        log.append(event(sequence))
+    log.append(event(5_000, final=True))
+    log.events.clear()  # the thread is deleted, with all that is in it
+    with pytest.raises(NotFound):
+        async with asyncio.timeout(5):
+            await anext(slow)
+    with pytest.raises(NotFound):
+        await follow(watch, replace(RUN, id="run_2", last_sequence=3))
