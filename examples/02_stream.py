@@ -30,7 +30,7 @@ async def main(address: str, model: str | None) -> None:
 async def first_loaded_model(client: Client) -> str:
     """The model that answers when none is named."""
     models = await client.list_models()
-    return next(model.name.removeprefix("models/") for model in models if model.state == Model.STATE_LOADED)
+    return next(model.name for model in models if model.state == Model.STATE_LOADED)
 
 
 if __name__ == "__main__":

@@ -64,3 +64,11 @@ async def test_resume(server: ServerProcess) -> None:
     assert before.strip()
     assert rest.strip(), "the run had ended before its client was killed"
     assert verdict == "the pieces make the stored message: True"
+
+
+async def test_the_client_of_the_readme(server: ServerProcess, tmp_path: Path) -> None:
+    readme = (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
+    [program] = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    script = tmp_path / "readme.py"
+    script.write_text(program.replace("127.0.0.1:50051", server.address), encoding="utf-8")
+    assert re.search(r"\d+ tokens, resumable after event \d+\n$", await run(str(script)))
