@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,7 @@ ProgressCallback = Callable[[int, int], None]
 _CHUNK_BYTES = 1 << 20
 _POLL_S = 0.2
 _PIP_LINES_SHOWN = 5
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def pull(store: ModelStore, reference: str, *, progress: ProgressCallback | None = None) -> InstalledModel:
@@ -205,11 +207,17 @@ def _fetch_from_hf(
             report(min(_tree_bytes(cache), model.size_bytes), model.size_bytes)
     try:
         fetched = Path(str(download.result()))
+        url = huggingface_hub.hf_hub_url(source.repo, source.filename, revision=source.revision)
+        # The hub's tag of a large file is its SHA-256.
+        expected = huggingface_hub.get_hf_file_metadata(url).etag or ""
     except (OSError, ValueError, huggingface_hub.errors.HfHubHTTPError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise PullFailed(f"{source_text(source)} could not be downloaded: {reason}") from error
     with fetched.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    if _SHA256.fullmatch(expected) and expected != sha256:
+        fetched.unlink()
+        raise ModelCorrupt(f"{model.name} has the SHA-256 {sha256}; the hub says {expected}.")
     path = _put_in_place(store, model, fetched, sha256)
     shutil.rmtree(cache, ignore_errors=True)
     return path, sha256

@@ -8,6 +8,7 @@ import textwrap
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
@@ -167,21 +168,45 @@ def test_what_pip_says_is_shown_when_it_fails(index: Path, tiny: CatalogModel, s
     assert_nothing_installed(store)
 
 
-def test_a_model_from_hugging_face(store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[str, str, str]] = []
+class Hub:
+    """What the hub's client answers; the hub itself cannot be reached in a test."""
 
-    def download(repo: str, filename: str, *, revision: str, local_dir: Path) -> str:
-        asked.append((repo, filename, revision))
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str, str]] = []
+        self.etag = hashlib.sha256(gguf_bytes()).hexdigest()
+
+    def download(self, repo: str, filename: str, *, revision: str, local_dir: Path) -> str:
+        self.asked.append((repo, filename, revision))
         path = local_dir / filename
         path.write_bytes(gguf_bytes())
         return str(path)
 
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    def metadata(self, url: str) -> SimpleNamespace:
+        assert url.endswith("/org/repo/resolve/v1/Tiny.gguf")
+        return SimpleNamespace(etag=self.etag)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
+    hub = Hub()
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", hub.download)
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", hub.metadata)
+    return hub
+
+
+def test_a_model_from_hugging_face(store: ModelStore, hub: Hub) -> None:
     installed = pull(store, "hf:org/repo/Tiny.gguf@v1")
-    assert asked == [("org/repo", "Tiny.gguf", "v1")]
+    assert hub.asked == [("org/repo", "Tiny.gguf", "v1")]
     assert installed.source == "hf:org/repo/Tiny.gguf@v1"
-    assert installed.sha256 == hashlib.sha256(gguf_bytes()).hexdigest()
+    assert installed.sha256 == hub.etag
     assert store.path("tiny") == store.model_file("tiny")
+
+
+def test_a_file_that_is_not_what_the_hub_says_is_refused(store: ModelStore, hub: Hub) -> None:
+    hub.etag = "0" * 64
+    with pytest.raises(ModelCorrupt, match="the hub says 0000"):
+        pull(store, "hf:org/repo/Tiny.gguf@v1")
+    assert_nothing_installed(store)
 
 
 def test_what_hugging_face_says_is_shown_when_it_fails(
