@@ -9,7 +9,7 @@ import click
 
 from assistants.config import DEFAULT_GRPC_ADDRESS, ServerConfig, default_data_dir
 from runtime.errors import ModelError
-from runtime.models.catalog import ALIASES, DEFAULT_MODEL, MODELS, source_text
+from runtime.models.catalog import ALIASES, DEFAULT_MODEL, MODELS, find, source_text
 from runtime.models.pull import ProgressCallback, pull
 from runtime.models.store import ModelStore, default_models_dir
 
@@ -157,7 +157,10 @@ def remove_model(name: str, models_dir: Path) -> None:
 
 
 def _pull(store: ModelStore, name: str) -> str:
-    """Installs a model under a progress bar; gives its name."""
+    """Installs a model under a progress bar, if it is not there yet; gives its name."""
+    known = find(name).name
+    if any(installed.name == known for installed in store.installed()):
+        return pull(store, name).name  # checks it, and fetches it only if it is broken
     with click.progressbar(
         length=1, label=f"pulling {name}", file=sys.stderr, show_pos=False, width=40
     ) as bar:

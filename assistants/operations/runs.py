@@ -105,8 +105,8 @@ class RunOperations:
         self._executor = executor
         self._queue = queue
         self._watch = watch
-        self._launching: set[str] = set()
-        """Threads of runs that are being committed and executed at the same time."""
+        self._launching: dict[str, asyncio.Task[Run]] = {}
+        """By thread: runs that are being committed and executed at the same time."""
 
     async def create(
         self, principal: Principal, thread_id: str, new: NewRun, *, request: RequestKey | None = None
@@ -124,7 +124,10 @@ class RunOperations:
     async def _store_and_launch(
         self, run: Run, messages: Sequence[Message], request: RequestKey | None
     ) -> Run:
-        if await self._busy(run) or not self._executor.reserve():
+        while (other := self._launching.get(run.thread_id)) is not None:
+            await asyncio.wait((other,))  # whoever came first has the thread
+        busy = await self._store.active(run.project_id, run.thread_id) is not None
+        if busy or not self._executor.reserve():
             stored = await self._store.create(run, messages, request, claim=None)
             if stored.id == run.id:
                 await self._queue.put(QueuedRun(run_id=run.id, takeover=False))
@@ -135,20 +138,14 @@ class RunOperations:
         creating = asyncio.create_task(self._store.create(run, messages, request, claim=claim))
         self._executor.launch(claim, stored=creating if messages else None)
         made: Run | None = None
-        self._launching.add(run.thread_id)
+        self._launching[run.thread_id] = creating
         try:
             made = await creating
             return made
         finally:
-            self._launching.discard(run.thread_id)
+            del self._launching[run.thread_id]
             if made is None or made.id != run.id:  # refused, or made before under the request id
                 self._executor.stop(run.id)
-
-    async def _busy(self, run: Run) -> bool:
-        """Whether the thread seems to have an active run; the store has the last word."""
-        if run.thread_id in self._launching:
-            return True
-        return await self._store.active(run.project_id, run.thread_id) is not None
 
     async def get(self, principal: Principal, thread_id: str, run_id: str) -> Run:
         """Raises NotFound."""

@@ -21,7 +21,7 @@ from runtime.engines.base import Engine
 from runtime.errors import EngineError, EngineUnavailable, PromptRejected
 from runtime.loop import TurnStart, run_turns
 from runtime.observe import Observer
-from runtime.types import FinishReason, GenerateRequest, Usage
+from runtime.types import ChatRole, FinishReason, GenerateRequest, Usage
 
 
 class TurnLost(Exception):
@@ -113,8 +113,11 @@ class Execution:
 
     async def _request(self) -> GenerateRequest:
         settings = self.run.settings
+        messages = await self._contexts.build(self.run)
+        if all(message.role is ChatRole.SYSTEM for message in messages):
+            raise PromptRejected("The thread has no messages: create one before the run.")
         return GenerateRequest(
-            messages=await self._contexts.build(self.run),
+            messages=messages,
             response_format=settings.response_format,
             effort=settings.effort,
             sampling=settings.sampling,

@@ -380,6 +380,14 @@ async def test_a_run_without_progress_expires(serve: Serve) -> None:
         assert (await client.stream(thread, assistant).result()).state == Run.STATE_COMPLETED
 
 
+async def test_a_run_on_an_empty_thread_fails_and_says_what_to_do(client: Client) -> None:
+    assistant = await client.create_assistant(model="scripted", instructions="Be kind.")
+    thread = await client.create_thread()
+    run = await client.stream(thread.name, assistant.name).result()
+    assert run.error.code == run_pb2.RunError.CODE_INVALID_PROMPT
+    assert run.error.message == "The thread has no messages: create one before the run."
+
+
 async def test_an_empty_answer_is_an_answer(serve: Serve) -> None:
     async with serve(ScriptedEngine([[STOP]])) as client:
         thread, assistant = await ask(client)
