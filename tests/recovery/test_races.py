@@ -70,5 +70,7 @@ async def _create_and_cancel(client: Client, thread: str, assistant: str) -> Non
 async def _complete(client: Client, assistant: str, *, runs: int) -> bool:
     """Whether more runs than there are slots complete."""
     threads = [await client.create_thread() for _ in range(runs)]
+    for thread in threads:
+        await client.create_message(thread.name, "hello")
     ended = await asyncio.gather(*(client.stream(thread.name, assistant).result() for thread in threads))
     return {run.state for run in ended} == {Run.STATE_COMPLETED}
