@@ -52,6 +52,8 @@ class MessageOperations:
         """Changes the metadata. Raises NotFound, InvalidArgument."""
         message = await self.get(principal, thread_id, message_id)
         metadata = change(message.metadata)
+        if metadata == message.metadata:  # writing it back could undo somebody else's change
+            return message
         violations = Violations()
         violations.metadata(metadata)
         violations.check()

@@ -170,6 +170,8 @@ class RunOperations:
         """Changes the metadata. Raises NotFound, InvalidArgument."""
         run = await self.get(principal, thread_id, run_id)
         metadata = change(run.metadata)
+        if metadata == run.metadata:  # writing it back could undo somebody else's change
+            return run
         violations = Violations()
         violations.metadata(metadata)
         violations.check()
