@@ -5,8 +5,10 @@ RuntimeFault
 │   ├── EngineUnavailable    it died, or does not answer: the turn may be retried
 │   ├── EngineOverloaded     its queue is full: try again later
 │   ├── EngineFault          it broke a promise: nothing to retry
+│   ├── OutputInvalid        the answer misses what no grammar can express: ask again
 │   └── PromptRejected       the prompt cannot be carried out
-│       └── ContextExceeded  it is longer than the context
+│       ├── ContextExceeded  it is longer than the context
+│       └── SchemaRejected   a JSON Schema cannot be used
 ├── ModelError               a model cannot be had
 │   ├── UnknownModel
 │   ├── ModelNotInstalled
@@ -14,6 +16,8 @@ RuntimeFault
 │   └── PullFailed
 └── WorkerStartFailed        the worker process did not come up
 """
+
+from runtime.types import Usage
 
 
 class RuntimeFault(Exception):
@@ -49,6 +53,34 @@ class ContextExceeded(PromptRejected):
         )
         self.prompt_tokens = prompt_tokens
         self.context_tokens = context_tokens
+
+
+class SchemaRejected(PromptRejected):
+    """A JSON Schema cannot be used."""
+
+    def __init__(self, rule: str, *, subject: str, path: str = "") -> None:
+        """Args give the rule and the value that breaks it, whose schema it is, and where in it.
+
+        Args:
+            rule: such as "keyword 'uniqueItems' is not in the strict subset".
+            subject: field of the request that holds the schema, such as `tools[0].function.parameters_json`.
+            path: JSON pointer into the schema, such as `/properties/age`; empty is its root.
+        """
+        super().__init__(f"{subject}: at {path or 'the root'} of the schema: {rule}")
+        self.rule = rule
+        self.subject = subject
+        self.path = path
+
+
+class OutputInvalid(EngineError):
+    """The answer misses rules of its schema that no grammar can express. Nothing of it was given."""
+
+    def __init__(self, *, document: str, violations: tuple[str, ...], usage: Usage) -> None:
+        """Args give the answer, what it misses, and the tokens that it took."""
+        super().__init__(f"The answer does not satisfy its schema: {'; '.join(violations)}")
+        self.document = document
+        self.violations = violations
+        self.usage = usage
 
 
 class ModelError(RuntimeFault):

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from runtime.types import FinishReason, Timings, Usage
+from runtime.types import FinishReason, Timings, TokenLogprob, Usage, Vote
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,13 @@ class TextDelta:
     """A piece of the answer."""
 
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class LogprobsDelta:
+    """How likely the tokens of the answer were that came since the last of these; only on request."""
+
+    tokens: tuple[TokenLogprob, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +62,20 @@ class TurnEnd:
     finish_reason: FinishReason
     usage: Usage
     timings: Timings = field(default_factory=Timings)
+    votes: tuple[Vote, ...] = ()
+    """The answers of a consensus, most votes first; empty without one."""
+    closed_early: bool = False
+    """Whether a document was brought to its end because a limit was near: it is valid, but shorter
+    than the model may have meant it."""
 
 
 EngineEvent = (
-    PromptProgress | ReasoningDelta | TextDelta | ToolCallStart | ToolCallDelta | ToolCallEnd | TurnEnd
+    PromptProgress
+    | ReasoningDelta
+    | TextDelta
+    | LogprobsDelta
+    | ToolCallStart
+    | ToolCallDelta
+    | ToolCallEnd
+    | TurnEnd
 )

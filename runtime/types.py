@@ -142,6 +142,37 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LikelyToken:
+    """A token that could have come."""
+
+    token: str
+    logprob: float
+    """Natural logarithm, before any grammar."""
+    token_bytes: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenLogprob:
+    """The token that came, and the likeliest in its place."""
+
+    token: str
+    logprob: float
+    token_bytes: bytes
+    top: tuple[LikelyToken, ...] = ()
+    """Likeliest first; as many as were asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vote:
+    """One answer of a consensus."""
+
+    answer: str
+    """In the form in which answers were compared."""
+    count: int
+    """Samples that gave it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
     """Tokens counted by the engine. Sums with `+`."""
 
@@ -191,6 +222,9 @@ class GenerateRequest:
     max_output_tokens: int | None = None
     """At least 1, reasoning included; None is what is left of the context."""
     stop: tuple[str, ...] = ()
+    """Texts before which a text answer ends; reasoning and calls are not searched."""
+    top_logprobs: int | None = None
+    """0 to 20 likeliest tokens a token of the answer; None is no logprobs at all."""
     priority: Priority = Priority.INTERACTIVE
 
 
@@ -207,6 +241,7 @@ class ModelInfo:
     """Generations that run at the same time."""
     native_reasoning: bool = False
     embeddings: bool = False
+    logprobs: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

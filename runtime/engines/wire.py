@@ -6,6 +6,7 @@ from typing import assert_never
 from runtime.errors import EngineFault, PromptRejected
 from runtime.events import (
     EngineEvent,
+    LogprobsDelta,
     PromptProgress,
     ReasoningDelta,
     TextDelta,
@@ -24,6 +25,7 @@ from runtime.types import (
     GenerateRequest,
     JsonObjectFormat,
     JsonSchemaFormat,
+    LikelyToken,
     ModelInfo,
     NamedToolChoice,
     Priority,
@@ -31,10 +33,12 @@ from runtime.types import (
     Sampling,
     TextFormat,
     Timings,
+    TokenLogprob,
     ToolCall,
     ToolChoice,
     ToolChoiceMode,
     Usage,
+    Vote,
 )
 from runtime.v1 import reasoning_engine_pb2 as pb
 
@@ -74,6 +78,7 @@ _MODES_BACK = {value: key for key, value in _MODES.items()}
 _FINISH_REASONS_BACK = {value: key for key, value in _FINISH_REASONS.items()}
 
 _MOST_STOPS = 4
+_MOST_LOGPROBS = 20
 
 
 def request_to_proto(request: GenerateRequest) -> pb.GenerateRequest:
@@ -104,6 +109,7 @@ def request_to_proto(request: GenerateRequest) -> pb.GenerateRequest:
         max_output_tokens=request.max_output_tokens,
         stop=[_encodable(stop) for stop in request.stop],
         priority=_PRIORITIES[request.priority],
+        top_logprobs=request.top_logprobs,
     )
 
 
@@ -121,6 +127,9 @@ def request_from_proto(request: pb.GenerateRequest) -> GenerateRequest:
         raise PromptRejected("consensus must be at least 1.")
     if len(request.stop) > _MOST_STOPS or "" in request.stop:
         raise PromptRejected(f"stop takes at most {_MOST_STOPS} texts that are not empty.")
+    top_logprobs = request.top_logprobs if request.HasField("top_logprobs") else None
+    if top_logprobs is not None and not 0 <= top_logprobs <= _MOST_LOGPROBS:
+        raise PromptRejected(f"top_logprobs must be between 0 and {_MOST_LOGPROBS}, got {top_logprobs}.")
     return GenerateRequest(
         messages=tuple(message_from_proto(message) for message in request.messages),
         tools=tuple(
@@ -141,6 +150,7 @@ def request_from_proto(request: pb.GenerateRequest) -> GenerateRequest:
         max_output_tokens=request.max_output_tokens if request.HasField("max_output_tokens") else None,
         stop=tuple(request.stop),
         priority=_PRIORITIES_BACK.get(request.priority, Priority.INTERACTIVE),
+        top_logprobs=top_logprobs,
     )
 
 
@@ -186,6 +196,10 @@ def event_to_proto(event: EngineEvent) -> pb.GenerateEvent:
             return pb.GenerateEvent(text=text)
         case ReasoningDelta(text=text):
             return pb.GenerateEvent(reasoning=text)
+        case LogprobsDelta(tokens=tokens):
+            return pb.GenerateEvent(
+                logprobs=pb.Logprobs(tokens=[_token_logprob_to_proto(token) for token in tokens])
+            )
         case ToolCallDelta(arguments_json=arguments_json):
             return pb.GenerateEvent(arguments_json=arguments_json)
         case ToolCallStart(id=call_id, name=name):
@@ -211,6 +225,8 @@ def event_from_proto(event: pb.GenerateEvent) -> EngineEvent | None:
             return TextDelta(event.text)
         case "reasoning":
             return ReasoningDelta(event.reasoning)
+        case "logprobs":
+            return LogprobsDelta(tuple(_token_logprob_from_proto(token) for token in event.logprobs.tokens))
         case "arguments_json":
             return ToolCallDelta(event.arguments_json)
         case "tool_call_start":
@@ -236,6 +252,7 @@ def model_to_proto(model: ModelInfo) -> pb.Model:
         slots=model.slots,
         native_reasoning=model.native_reasoning,
         embeddings=model.embeddings,
+        logprobs=model.logprobs,
     )
 
 
@@ -248,6 +265,7 @@ def model_from_proto(model: pb.Model) -> ModelInfo:
         slots=model.slots,
         native_reasoning=model.native_reasoning,
         embeddings=model.embeddings,
+        logprobs=model.logprobs,
     )
 
 
@@ -339,21 +357,67 @@ def _sampling_from_proto(sampling: pb.Sampling) -> Sampling:
     )
 
 
+def usage_to_proto(usage: Usage) -> pb.Usage:
+    """Writes counts of tokens."""
+    return pb.Usage(
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        cached_input_tokens=usage.cached_input_tokens,
+        reasoning_output_tokens=usage.reasoning_output_tokens,
+    )
+
+
+def usage_from_proto(usage: pb.Usage) -> Usage:
+    """Reads counts of tokens."""
+    return Usage(
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        cached_input_tokens=usage.cached_input_tokens,
+        reasoning_output_tokens=usage.reasoning_output_tokens,
+    )
+
+
+def _token_logprob_to_proto(token: TokenLogprob) -> pb.Logprobs.TokenLogprob:
+    return pb.Logprobs.TokenLogprob(
+        chosen=_likely_to_proto(
+            LikelyToken(token=token.token, logprob=token.logprob, token_bytes=token.token_bytes)
+        ),
+        top=[_likely_to_proto(likely) for likely in token.top],
+    )
+
+
+def _token_logprob_from_proto(token: pb.Logprobs.TokenLogprob) -> TokenLogprob:
+    chosen = _likely_from_proto(token.chosen)
+    return TokenLogprob(
+        token=chosen.token,
+        logprob=chosen.logprob,
+        token_bytes=chosen.token_bytes,
+        top=tuple(_likely_from_proto(likely) for likely in token.top),
+    )
+
+
+def _likely_to_proto(likely: LikelyToken) -> pb.Logprobs.LikelyToken:
+    return pb.Logprobs.LikelyToken(
+        token=_encodable(likely.token), logprob=likely.logprob, token_bytes=likely.token_bytes
+    )
+
+
+def _likely_from_proto(likely: pb.Logprobs.LikelyToken) -> LikelyToken:
+    return LikelyToken(token=likely.token, logprob=likely.logprob, token_bytes=likely.token_bytes)
+
+
 def _end_to_proto(end: TurnEnd) -> pb.End:
     return pb.End(
         finish_reason=_FINISH_REASONS[end.finish_reason],
-        usage=pb.Usage(
-            input_tokens=end.usage.input_tokens,
-            output_tokens=end.usage.output_tokens,
-            cached_input_tokens=end.usage.cached_input_tokens,
-            reasoning_output_tokens=end.usage.reasoning_output_tokens,
-        ),
+        usage=usage_to_proto(end.usage),
         timings=pb.Timings(
             queue_s=end.timings.queue_s,
             prepare_s=end.timings.prepare_s,
             prompt_s=end.timings.prompt_s,
             generate_s=end.timings.generate_s,
         ),
+        votes=[pb.Vote(answer=_encodable(vote.answer), count=vote.count) for vote in end.votes],
+        closed_early=end.closed_early,
     )
 
 
@@ -363,16 +427,13 @@ def _end_from_proto(end: pb.End) -> TurnEnd:
         raise EngineFault("The worker ended a turn without a reason.")
     return TurnEnd(
         finish_reason,
-        Usage(
-            input_tokens=end.usage.input_tokens,
-            output_tokens=end.usage.output_tokens,
-            cached_input_tokens=end.usage.cached_input_tokens,
-            reasoning_output_tokens=end.usage.reasoning_output_tokens,
-        ),
+        usage_from_proto(end.usage),
         Timings(
             queue_s=end.timings.queue_s,
             prepare_s=end.timings.prepare_s,
             prompt_s=end.timings.prompt_s,
             generate_s=end.timings.generate_s,
         ),
+        votes=tuple(Vote(answer=vote.answer, count=vote.count) for vote in end.votes),
+        closed_early=end.closed_early,
     )

@@ -431,6 +431,7 @@ class GenerateRequest(_message.Message):
     MAX_OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
     STOP_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    TOP_LOGPROBS_FIELD_NUMBER: _builtins.int
     parallel_tool_calls: _builtins.bool
     """Optional. Whether the turn may call several tools; true when not set."""
     effort: Global___Effort.ValueType
@@ -443,6 +444,10 @@ class GenerateRequest(_message.Message):
     """
     priority: Global___Priority.ValueType
     """Optional. Interactive when not set."""
+    top_logprobs: _builtins.int
+    """Optional. Likeliest tokens to tell with each token of the answer, 0 to 20.
+    Not set: no logprobs.
+    """
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChatMessage]:
         """Required. The prompt, oldest first."""
@@ -465,7 +470,7 @@ class GenerateRequest(_message.Message):
 
     @_builtins.property
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Optional. Texts before which the answer stops, at most 4."""
+        """Optional. Texts before which a text answer stops, at most 4."""
 
     def __init__(
         self,
@@ -481,19 +486,24 @@ class GenerateRequest(_message.Message):
         max_output_tokens: _builtins.int | None = ...,
         stop: _abc.Iterable[_builtins.str] | None = ...,
         priority: Global___Priority.ValueType = ...,
+        top_logprobs: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_output_tokens", b"_max_output_tokens", "_parallel_tool_calls", b"_parallel_tool_calls", "max_output_tokens", b"max_output_tokens", "parallel_tool_calls", b"parallel_tool_calls", "response_format", b"response_format", "sampling", b"sampling", "tool_choice", b"tool_choice"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_output_tokens", b"_max_output_tokens", "_parallel_tool_calls", b"_parallel_tool_calls", "_top_logprobs", b"_top_logprobs", "max_output_tokens", b"max_output_tokens", "parallel_tool_calls", b"parallel_tool_calls", "response_format", b"response_format", "sampling", b"sampling", "tool_choice", b"tool_choice", "top_logprobs", b"top_logprobs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_output_tokens", b"_max_output_tokens", "_parallel_tool_calls", b"_parallel_tool_calls", "consensus", b"consensus", "effort", b"effort", "max_output_tokens", b"max_output_tokens", "messages", b"messages", "parallel_tool_calls", b"parallel_tool_calls", "priority", b"priority", "response_format", b"response_format", "sampling", b"sampling", "stop", b"stop", "tool_choice", b"tool_choice", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_output_tokens", b"_max_output_tokens", "_parallel_tool_calls", b"_parallel_tool_calls", "_top_logprobs", b"_top_logprobs", "consensus", b"consensus", "effort", b"effort", "max_output_tokens", b"max_output_tokens", "messages", b"messages", "parallel_tool_calls", b"parallel_tool_calls", "priority", b"priority", "response_format", b"response_format", "sampling", b"sampling", "stop", b"stop", "tool_choice", b"tool_choice", "tools", b"tools", "top_logprobs", b"top_logprobs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_output_tokens: _TypeAlias = _typing.Literal["max_output_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_output_tokens: _TypeAlias = _typing.Literal["_max_output_tokens", b"_max_output_tokens"]  # noqa: Y015
     _WhichOneofReturnType__parallel_tool_calls: _TypeAlias = _typing.Literal["parallel_tool_calls"]  # noqa: Y015
     _WhichOneofArgType__parallel_tool_calls: _TypeAlias = _typing.Literal["_parallel_tool_calls", b"_parallel_tool_calls"]  # noqa: Y015
+    _WhichOneofReturnType__top_logprobs: _TypeAlias = _typing.Literal["top_logprobs"]  # noqa: Y015
+    _WhichOneofArgType__top_logprobs: _TypeAlias = _typing.Literal["_top_logprobs", b"_top_logprobs"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_output_tokens) -> _WhichOneofReturnType__max_output_tokens | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__parallel_tool_calls) -> _WhichOneofReturnType__parallel_tool_calls | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__top_logprobs) -> _WhichOneofReturnType__top_logprobs | None: ...
 
 Global___GenerateRequest: _TypeAlias = GenerateRequest  # noqa: Y015
 
@@ -510,6 +520,7 @@ class GenerateEvent(_message.Message):
     ARGUMENTS_JSON_FIELD_NUMBER: _builtins.int
     TOOL_CALL_END_FIELD_NUMBER: _builtins.int
     END_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
     reasoning: _builtins.str
     """Output only. A piece of the thought."""
     text: _builtins.str
@@ -532,6 +543,10 @@ class GenerateEvent(_message.Message):
     def end(self) -> Global___End:
         """Output only. The turn is whole. The last event."""
 
+    @_builtins.property
+    def logprobs(self) -> Global___Logprobs:
+        """Output only. How likely the newest tokens of the answer were."""
+
     def __init__(
         self,
         *,
@@ -542,16 +557,97 @@ class GenerateEvent(_message.Message):
         arguments_json: _builtins.str = ...,
         tool_call_end: Global___ToolCallEnd | None = ...,
         end: Global___End | None = ...,
+        logprobs: Global___Logprobs | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["arguments_json", b"arguments_json", "end", b"end", "event", b"event", "prompt_progress", b"prompt_progress", "reasoning", b"reasoning", "text", b"text", "tool_call_end", b"tool_call_end", "tool_call_start", b"tool_call_start"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["arguments_json", b"arguments_json", "end", b"end", "event", b"event", "logprobs", b"logprobs", "prompt_progress", b"prompt_progress", "reasoning", b"reasoning", "text", b"text", "tool_call_end", b"tool_call_end", "tool_call_start", b"tool_call_start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments_json", b"arguments_json", "end", b"end", "event", b"event", "prompt_progress", b"prompt_progress", "reasoning", b"reasoning", "text", b"text", "tool_call_end", b"tool_call_end", "tool_call_start", b"tool_call_start"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments_json", b"arguments_json", "end", b"end", "event", b"event", "logprobs", b"logprobs", "prompt_progress", b"prompt_progress", "reasoning", b"reasoning", "text", b"text", "tool_call_end", b"tool_call_end", "tool_call_start", b"tool_call_start"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["prompt_progress", "reasoning", "text", "tool_call_start", "arguments_json", "tool_call_end", "end"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["prompt_progress", "reasoning", "text", "tool_call_start", "arguments_json", "tool_call_end", "end", "logprobs"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
 Global___GenerateEvent: _TypeAlias = GenerateEvent  # noqa: Y015
+
+@_typing.final
+class Logprobs(_message.Message):
+    """How likely tokens of the answer were."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class LikelyToken(_message.Message):
+        """A token that could have come."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        TOKEN_FIELD_NUMBER: _builtins.int
+        LOGPROB_FIELD_NUMBER: _builtins.int
+        TOKEN_BYTES_FIELD_NUMBER: _builtins.int
+        token: _builtins.str
+        """Output only. Its text."""
+        logprob: _builtins.float
+        """Output only. Natural logarithm of its probability, before any grammar."""
+        token_bytes: _builtins.bytes
+        """Output only. Its bytes, which need not be whole characters."""
+        def __init__(
+            self,
+            *,
+            token: _builtins.str = ...,
+            logprob: _builtins.float = ...,
+            token_bytes: _builtins.bytes = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["logprob", b"logprob", "token", b"token", "token_bytes", b"token_bytes"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class TokenLogprob(_message.Message):
+        """A token that came."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        CHOSEN_FIELD_NUMBER: _builtins.int
+        TOP_FIELD_NUMBER: _builtins.int
+        @_builtins.property
+        def chosen(self) -> Global___Logprobs.LikelyToken:
+            """Output only. The token."""
+
+        @_builtins.property
+        def top(self) -> _containers.RepeatedCompositeFieldContainer[Global___Logprobs.LikelyToken]:
+            """Output only. The likeliest in its place, likeliest first."""
+
+        def __init__(
+            self,
+            *,
+            chosen: Global___Logprobs.LikelyToken | None = ...,
+            top: _abc.Iterable[Global___Logprobs.LikelyToken] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["chosen", b"chosen"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["chosen", b"chosen", "top", b"top"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    TOKENS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___Logprobs.TokenLogprob]:
+        """Output only. The tokens, in order."""
+
+    def __init__(
+        self,
+        *,
+        tokens: _abc.Iterable[Global___Logprobs.TokenLogprob] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Logprobs: _TypeAlias = Logprobs  # noqa: Y015
 
 @_typing.final
 class PromptProgress(_message.Message):
@@ -658,8 +754,14 @@ class End(_message.Message):
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
+    VOTES_FIELD_NUMBER: _builtins.int
+    CLOSED_EARLY_FIELD_NUMBER: _builtins.int
     finish_reason: Global___End.FinishReason.ValueType
     """Output only. Why generation stopped."""
+    closed_early: _builtins.bool
+    """Output only. Whether a document was brought to its end because a limit was
+    near: it is valid, but shorter than the model may have meant it.
+    """
     @_builtins.property
     def usage(self) -> Global___Usage:
         """Output only. Tokens."""
@@ -668,20 +770,118 @@ class End(_message.Message):
     def timings(self) -> Global___Timings:
         """Output only. Where the time went."""
 
+    @_builtins.property
+    def votes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Vote]:
+        """Output only. The answers of a consensus, most votes first."""
+
     def __init__(
         self,
         *,
         finish_reason: Global___End.FinishReason.ValueType = ...,
         usage: Global___Usage | None = ...,
         timings: Global___Timings | None = ...,
+        votes: _abc.Iterable[Global___Vote] | None = ...,
+        closed_early: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["closed_early", b"closed_early", "finish_reason", b"finish_reason", "timings", b"timings", "usage", b"usage", "votes", b"votes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___End: _TypeAlias = End  # noqa: Y015
+
+@_typing.final
+class Vote(_message.Message):
+    """One answer of a consensus."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ANSWER_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    answer: _builtins.str
+    """Output only. The answer, in the form in which answers were compared."""
+    count: _builtins.int
+    """Output only. Samples that gave it."""
+    def __init__(
+        self,
+        *,
+        answer: _builtins.str = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "count", b"count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Vote: _TypeAlias = Vote  # noqa: Y015
+
+@_typing.final
+class SchemaRejection(_message.Message):
+    """Detail of an INVALID_ARGUMENT status: a JSON Schema cannot be used."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RULE_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    rule: _builtins.str
+    """Output only. The rule and the value that breaks it."""
+    subject: _builtins.str
+    """Output only. Field of the request that holds the schema."""
+    path: _builtins.str
+    """Output only. JSON pointer into the schema; empty is its root."""
+    def __init__(
+        self,
+        *,
+        rule: _builtins.str = ...,
+        subject: _builtins.str = ...,
+        path: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path", "rule", b"rule", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SchemaRejection: _TypeAlias = SchemaRejection  # noqa: Y015
+
+@_typing.final
+class InvalidOutput(_message.Message):
+    """Detail of an ABORTED status: an answer misses rules of its schema that no
+    grammar can express. Asking again may help.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENT_FIELD_NUMBER: _builtins.int
+    VIOLATIONS_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    document: _builtins.str
+    """Output only. The answer."""
+    @_builtins.property
+    def violations(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Output only. What it misses."""
+
+    @_builtins.property
+    def usage(self) -> Global___Usage:
+        """Output only. The tokens that it took."""
+
+    def __init__(
+        self,
+        *,
+        document: _builtins.str = ...,
+        violations: _abc.Iterable[_builtins.str] | None = ...,
+        usage: Global___Usage | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "usage", b"usage", "violations", b"violations"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InvalidOutput: _TypeAlias = InvalidOutput  # noqa: Y015
 
 @_typing.final
 class Usage(_message.Message):
@@ -902,6 +1102,7 @@ class Model(_message.Message):
     SLOTS_FIELD_NUMBER: _builtins.int
     NATIVE_REASONING_FIELD_NUMBER: _builtins.int
     EMBEDDINGS_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Output only. Its name."""
     provider: _builtins.str
@@ -914,6 +1115,8 @@ class Model(_message.Message):
     """Output only. Whether the model was trained to think in its own tags."""
     embeddings: _builtins.bool
     """Output only. Whether the model gives embeddings."""
+    logprobs: _builtins.bool
+    """Output only. Whether the engine tells logprobs."""
     def __init__(
         self,
         *,
@@ -923,10 +1126,11 @@ class Model(_message.Message):
         slots: _builtins.int = ...,
         native_reasoning: _builtins.bool = ...,
         embeddings: _builtins.bool = ...,
+        logprobs: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_tokens", b"context_tokens", "embeddings", b"embeddings", "name", b"name", "native_reasoning", b"native_reasoning", "provider", b"provider", "slots", b"slots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_tokens", b"context_tokens", "embeddings", b"embeddings", "logprobs", b"logprobs", "name", b"name", "native_reasoning", b"native_reasoning", "provider", b"provider", "slots", b"slots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
