@@ -1,0 +1,1 @@
+"""JSON Schemas: checked, rewritten, compiled to grammars, and outputs validated against them."""
