@@ -1,0 +1,1 @@
+"""How much a model thinks, and which of several answers it gives."""
