@@ -85,7 +85,9 @@ class ChatTemplate:
         except TemplateError as error:
             raise PromptRejected(f"The model's chat template is broken: {error}") from error
 
-    def render(self, messages: Sequence[ChatMessage], *, generation_prompt: bool = True) -> tuple[Piece, ...]:
+    def render(
+        self, messages: Sequence[ChatMessage], *, generation_prompt: bool = True, think: bool = False
+    ) -> tuple[Piece, ...]:
         """Renders a conversation.
 
         System and developer messages become one system message at its beginning.
@@ -93,8 +95,9 @@ class ChatTemplate:
         the messages are joined until it agrees.
 
         Args:
-            messages: oldest first, not empty; text only.
+            messages: oldest first, not empty; transcribed: text of system, user and assistant.
             generation_prompt: whether the model's turn is opened at the end.
+            think: told to templates that ask for it.
 
         Raises:
             PromptRejected: the template refuses the messages in every form.
@@ -103,7 +106,7 @@ class ChatTemplate:
         refusal = "it leaves messages out"
         for form in _forms(turns):
             try:
-                rendered = self._fill(form, texts, generation_prompt)
+                rendered = self._fill(form, texts, generation_prompt, think)
             except _TEMPLATE_FAULTS as error:
                 refusal = str(error)
                 continue
@@ -113,7 +116,9 @@ class ChatTemplate:
                 return tuple(_split(rendered, texts))
         raise PromptRejected(f"The model's chat template refuses these messages: {refusal}")
 
-    def _fill(self, turns: Sequence[_Turn], texts: Sequence[str], generation_prompt: bool) -> str:
+    def _fill(
+        self, turns: Sequence[_Turn], texts: Sequence[str], generation_prompt: bool, think: bool
+    ) -> str:
         views = [
             {
                 "role": turn.role.value,
@@ -122,7 +127,11 @@ class ChatTemplate:
             for turn in turns
         ]
         return self._template.render(
-            messages=views, add_generation_prompt=generation_prompt, tools=None, **self._tokens
+            messages=views,
+            add_generation_prompt=generation_prompt,
+            enable_thinking=think,
+            tools=None,
+            **self._tokens,
         )
 
 
@@ -133,7 +142,7 @@ def _normalise(messages: Sequence[ChatMessage]) -> tuple[list[_Turn], list[str]]
     turns: list[_Turn] = []
     for index, message in enumerate(messages):
         if message.role is ChatRole.TOOL or message.tool_calls:
-            raise PromptRejected("This engine does not render tool calls yet.")
+            raise ValueError("only transcribed messages can be rendered")
         if message.role in (ChatRole.SYSTEM, ChatRole.DEVELOPER):
             system.append(index)
         else:

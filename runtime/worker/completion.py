@@ -3,12 +3,12 @@
 import http.client
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from runtime.errors import ContextExceeded, EngineError, EngineFault, PromptRejected
 from runtime.events import PromptProgress
-from runtime.types import FinishReason, Sampling, Timings, Usage
+from runtime.types import FinishReason, LikelyToken, Sampling, Timings, TokenLogprob, Usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,9 +18,15 @@ class Completion:
     prompt: Sequence[int]
     """Token ids, fewer than the context has."""
     max_tokens: int
-    """At least 1."""
+    """At least 1; of each sample."""
+    grammar: str | None = None
+    """llguidance's Lark, known to compile: one that does not is dropped without a word."""
+    samples: int = 1
+    """Continuations that share the prompt, each in a slot of its own."""
     stop: tuple[str, ...] = ()
     sampling: Sampling = field(default_factory=Sampling)
+    top_logprobs: int | None = None
+    """Likeliest tokens to tell with each token; None is no logprobs."""
 
     def body(self) -> str:
         """Writes the request as llama.cpp reads it."""
@@ -32,9 +38,18 @@ class Completion:
             "stream": True,
             "stream_options": {"include_usage": True},
             "return_progress": True,
+            # Chunks say how many tokens there are: one may hold several, or end none.
+            "timings_per_token": True,
         }
         if self.stop:
             fields["stop"] = list(self.stop)
+        if self.grammar is not None:
+            fields["grammar"] = self.grammar
+        if self.samples > 1:
+            fields["n"] = self.samples
+        if self.top_logprobs is not None:
+            # 0 would be none at all.
+            fields["logprobs"] = max(1, self.top_logprobs)
         chosen = {
             "temperature": self.sampling.temperature,
             "top_p": self.sampling.top_p,
@@ -47,16 +62,31 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Completed:
-    """The last chunk of a completion. Its timings know no queue and no preparation."""
+class Piece:
+    """Text that a sample grew by."""
 
+    text: str
+    sample: int = 0
+    usage: Usage
+    """Of the sample so far."""
+    timings: Timings
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+    def __add__(self, later: "Piece") -> "Piece":
+        return replace(later, text=self.text + later.text, logprobs=self.logprobs + later.logprobs)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completed:
+    """The last chunk of a sample. Its timings know no queue and no preparation."""
+
+    sample: int = 0
     finish_reason: FinishReason
     usage: Usage
     timings: Timings
 
 
-Chunk = PromptProgress | str | Completed
-"""A string is a piece of text."""
+Chunk = PromptProgress | Piece | Completed
 
 
 def parse_chunk(text: str) -> Iterator[Chunk]:
@@ -71,21 +101,64 @@ def parse_chunk(text: str) -> Iterator[Chunk]:
     if progress := chunk.get("prompt_progress"):
         yield PromptProgress(tokens_read=progress["processed"], tokens=progress["total"])
     for choice in chunk["choices"]:
-        if text := choice["text"]:
-            yield text
+        if choice["text"] or choice["logprobs"]:
+            timings = chunk["timings"]
+            yield Piece(
+                text=choice["text"],
+                sample=choice["index"],
+                usage=Usage(
+                    input_tokens=timings["cache_n"] + timings["prompt_n"],
+                    output_tokens=timings["predicted_n"],
+                    cached_input_tokens=timings["cache_n"],
+                ),
+                timings=_timings(timings),
+                logprobs=_logprobs(choice["logprobs"]),
+            )
         if reason := choice["finish_reason"]:
-            yield _completed(reason, chunk["usage"], chunk["timings"])
+            yield _completed(choice["index"], reason, chunk["usage"], chunk["timings"])
 
 
-def _completed(reason: str, usage: dict[str, Any], timings: dict[str, Any]) -> Completed:
+def joined(chunks: Iterator[Chunk]) -> list[Chunk]:
+    """Joins neighbouring pieces of one sample."""
+    result: list[Chunk] = []
+    for chunk in chunks:
+        last = result[-1] if result else None
+        if isinstance(chunk, Piece) and isinstance(last, Piece) and chunk.sample == last.sample:
+            result[-1] = last + chunk
+        else:
+            result.append(chunk)
+    return result
+
+
+def _completed(sample: int, reason: str, usage: dict[str, Any], timings: dict[str, Any]) -> Completed:
     return Completed(
+        sample=sample,
         finish_reason=FinishReason.LENGTH if reason == "length" else FinishReason.STOP,
         usage=Usage(
             input_tokens=usage["prompt_tokens"],
             output_tokens=usage["completion_tokens"],
             cached_input_tokens=usage["prompt_tokens_details"]["cached_tokens"],
         ),
-        timings=Timings(prompt_s=timings["prompt_ms"] / 1_000, generate_s=timings["predicted_ms"] / 1_000),
+        timings=_timings(timings),
+    )
+
+
+def _timings(timings: dict[str, Any]) -> Timings:
+    return Timings(prompt_s=timings["prompt_ms"] / 1_000, generate_s=timings["predicted_ms"] / 1_000)
+
+
+def _logprobs(logprobs: dict[str, Any] | None) -> tuple[TokenLogprob, ...]:
+    return tuple(
+        TokenLogprob(
+            token=token["token"],
+            logprob=token["logprob"],
+            token_bytes=bytes(token["bytes"]),
+            top=tuple(
+                LikelyToken(token=top["token"], logprob=top["logprob"], token_bytes=bytes(top["bytes"]))
+                for top in token["top_logprobs"]
+            ),
+        )
+        for token in (logprobs["content"] if logprobs else ())
     )
 
 

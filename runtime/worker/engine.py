@@ -6,17 +6,30 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
-from typing import Self, assert_never
+from typing import Self
 
 from runtime.chat.render import ChatTemplate
-from runtime.errors import ContextExceeded, EngineFault, EngineUnavailable, PromptRejected
-from runtime.events import EngineEvent, PromptProgress, TextDelta, TurnEnd
-from runtime.types import ChatMessage, Embeddings, GenerateRequest, ModelInfo, Priority, TextFormat
-from runtime.worker.completion import Completed, Completion
+from runtime.chat.transcript import transcribe
+from runtime.chat.turn_form import TurnForm, turn_form
+from runtime.errors import ContextExceeded, EngineFault, EngineUnavailable
+from runtime.events import EngineEvent, TurnEnd
+from runtime.reasoning.effort import ThoughtBudget, thought_budget
+from runtime.types import (
+    ChatMessage,
+    Embeddings,
+    GenerateRequest,
+    ModelInfo,
+    Priority,
+    TextFormat,
+    Timings,
+)
+from runtime.worker.consensus import write_by_majority
 from runtime.worker.llama_cpp import LlamaServer
+from runtime.worker.plan import TurnPlan
 from runtime.worker.queue import SlotQueue
 from runtime.worker.spec import WorkerSpec
 from runtime.worker.tokenizer import PromptEncoder, Tokenizer
+from runtime.worker.turn import TurnWriter
 
 
 class LlamaEngine:
@@ -37,6 +50,7 @@ class LlamaEngine:
         self._encoder = encoder
         self._model = model
         self._queue = SlotQueue(model.slots, length=queue_length)
+        self._writer = TurnWriter(server, tokenizer, context_tokens=model.context_tokens)
         self._closed = False
 
     @classmethod
@@ -65,8 +79,11 @@ class LlamaEngine:
             slots=spec.slots,
             native_reasoning=spec.native_reasoning,
             embeddings=spec.embeddings,
+            logprobs=True,
         )
-        encoder = PromptEncoder(template, tokenizer, bos_token=bos_token)
+        encoder = PromptEncoder(
+            template, tokenizer, bos_token=bos_token, native_reasoning=spec.native_reasoning
+        )
         return cls(server, tokenizer=tokenizer, encoder=encoder, model=model, queue_length=spec.queue_length)
 
     @property
@@ -82,36 +99,74 @@ class LlamaEngine:
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[EngineEvent]:
         """Generates one turn, as `Engine.generate` says."""
         self._require_open()
-        _require_plain(request)
         arrived = time.perf_counter()
-        prompt = await self._encoder.encode(request.messages)
+        plan = await self._plan(request)
+        prepared = time.perf_counter()
+        if request.consensus > 1:
+            turn = write_by_majority(
+                self._writer, self._queue, plan, samples=request.consensus, priority=request.priority
+            )
+            async with aclosing(turn) as events:
+                async for event in events:
+                    yield _timed(event, Timings(prepare_s=prepared - arrived))
+            return
+        async with self._queue.slot(request.priority):
+            self._require_open()
+            before = Timings(queue_s=time.perf_counter() - prepared, prepare_s=prepared - arrived)
+            async with aclosing(self._writer.write(plan)) as events:
+                async for event in events:
+                    yield _timed(event, before)
+
+    async def _plan(self, request: GenerateRequest) -> TurnPlan:
+        """Renders, tokenises and compiles.
+
+        Raises:
+            ContextExceeded: the prompt leaves no room for an answer.
+            PromptRejected: as `turn_form` does, or the model's template refuses the messages.
+        """
+        budget = self._budget(request, self._model.context_tokens)
+        prompt = await self._encode(request, think=budget is not None)
+        room_tokens = self._room(request, prompt)
+        if budget is not None:
+            budget = self._budget(request, room_tokens)
+            if budget is None:
+                prompt = await self._encode(request, think=False)
+                room_tokens = self._room(request, prompt)
+        if request.tools or not isinstance(request.response_format, TextFormat):
+            answer_tokens = room_tokens - (budget.most_tokens if budget else 0)
+            form, grammar = await asyncio.to_thread(_compiled, request, answer_tokens)
+        else:
+            form, grammar = TurnForm(), None
+        return TurnPlan(
+            prompt=prompt,
+            thought=budget,
+            form=form,
+            grammar=grammar,
+            max_tokens=room_tokens,
+            sampling=request.sampling,
+            stop=request.stop,
+            top_logprobs=request.top_logprobs,
+        )
+
+    def _budget(self, request: GenerateRequest, room_tokens: int) -> ThoughtBudget | None:
+        return thought_budget(request.effort, room_tokens=room_tokens)
+
+    async def _encode(self, request: GenerateRequest, *, think: bool) -> list[int]:
+        messages = transcribe(
+            request.messages,
+            tools=request.tools,
+            response_format=request.response_format,
+            think=think and not self._model.native_reasoning,
+            # At most about a quarter of the context.
+            most_schema_characters=self._model.context_tokens,
+        )
+        return await self._encoder.encode(messages, think=think)
+
+    def _room(self, request: GenerateRequest, prompt: Sequence[int]) -> int:
         room_tokens = self._model.context_tokens - len(prompt)
         if room_tokens < 1:
             raise ContextExceeded(prompt_tokens=len(prompt), context_tokens=self._model.context_tokens)
-        completion = Completion(
-            prompt=prompt,
-            max_tokens=min(request.max_output_tokens or room_tokens, room_tokens),
-            stop=request.stop,
-            sampling=request.sampling,
-        )
-        prepared = time.perf_counter()
-        async with self._queue.slot(request.priority):
-            self._require_open()
-            waited = time.perf_counter()
-            async with aclosing(self._server.complete(completion)) as chunks:
-                async for chunk in chunks:
-                    match chunk:
-                        case str():
-                            yield TextDelta(chunk)
-                        case PromptProgress():
-                            yield chunk
-                        case Completed():
-                            timings = replace(
-                                chunk.timings, queue_s=waited - prepared, prepare_s=prepared - arrived
-                            )
-                            yield TurnEnd(chunk.finish_reason, chunk.usage, timings)
-                        case _:
-                            assert_never(chunk)
+        return min(request.max_output_tokens or room_tokens, room_tokens)
 
     async def count_tokens(self, messages: Sequence[ChatMessage]) -> list[int]:
         """Counts the tokens of each message, as `PromptEncoder.count` does."""
@@ -143,11 +198,11 @@ class LlamaEngine:
             raise EngineUnavailable("The worker is shutting down.")
 
 
-def _require_plain(request: GenerateRequest) -> None:
-    """Refuses what needs a grammar, rather than to answer without one."""
-    if request.tools:
-        raise PromptRejected("This engine does not call tools yet.")
-    if not isinstance(request.response_format, TextFormat):
-        raise PromptRejected("This engine answers with text only: no response format yet.")
-    if request.consensus > 1:
-        raise PromptRejected("This engine takes one sample only: no consensus yet.")
+def _compiled(request: GenerateRequest, room_tokens: int) -> tuple[TurnForm, str | None]:
+    form = turn_form(request, room_tokens=room_tokens)
+    return form, form.grammar()
+
+
+def _timed(event: EngineEvent, before: Timings) -> EngineEvent:
+    """Adds what happened before the slot was held to the end of a turn."""
+    return replace(event, timings=before + event.timings) if isinstance(event, TurnEnd) else event

@@ -6,14 +6,14 @@ import json
 import os
 import socket
 import threading
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self, assert_never
 
-from runtime.errors import EngineFault, EngineUnavailable, WorkerStartFailed
+from runtime.errors import EngineError, EngineFault, EngineUnavailable, WorkerStartFailed
 from runtime.models.gguf import read_header
-from runtime.worker.completion import Chunk, Completed, Completion, parse_chunk, to_error
+from runtime.worker.completion import Chunk, Completed, Completion, Piece, joined, parse_chunk, to_error
 from runtime.worker.spec import WorkerSpec
 
 # Cancelling takes effect at the end of a batch of the prompt.
@@ -21,6 +21,11 @@ _BATCH_TOKENS = 512
 _EMBEDDING_BATCH_TOKENS = 2_048
 _SMALL_MODEL_BYTES = 600_000_000
 _HTTP_TIMEOUT_S = 60.0
+
+_PROOF = "[obeyed]"
+_PROOF_TOKENS = 16
+_GOOD_GRAMMAR = f'%llguidance {{}}\nstart: "{_PROOF}"'
+_BAD_GRAMMAR = f'%llguidance {{}}\nstart: "{_PROOF}" nothing'
 
 
 class LlamaServer:
@@ -40,7 +45,7 @@ class LlamaServer:
 
     @classmethod
     def load(cls, spec: WorkerSpec, directory: Path) -> Self:
-        """Loads a model and runs one token through it. Blocks for seconds to minutes.
+        """Loads a model and proves that it obeys grammars. Blocks for seconds to minutes.
 
         Args:
             spec: the model and its share of the machine.
@@ -49,7 +54,7 @@ class LlamaServer:
 
         Raises:
             ModelCorrupt: the file is no whole GGUF file.
-            WorkerStartFailed: it is, but cannot be loaded.
+            WorkerStartFailed: it is, but cannot be loaded, or grammars have no effect.
         """
         header = read_header(spec.model_path)
         context_tokens = min(spec.context_tokens, header.context_tokens or spec.context_tokens)
@@ -79,7 +84,7 @@ class LlamaServer:
             reason = " ".join(str(error).split()) or "no reason given"
             raise WorkerStartFailed(f"{spec.model_path} cannot be loaded: {reason}") from error
         server = cls(native, socket_path=socket_path, slots=spec.slots)
-        server._warm_up()
+        server._prove()
         return server
 
     def ask(self, path: str, body: object | None = None) -> Any:
@@ -105,7 +110,7 @@ class LlamaServer:
             connection.close()
 
     async def complete(self, completion: Completion) -> AsyncGenerator[Chunk]:
-        """Continues a prompt; `Completed` comes last.
+        """Continues a prompt; a `Completed` for each sample comes last.
 
         Text that arrived while nobody read is given in one piece. However the
         generator ends, it has ended only when native code is done with the slot.
@@ -120,12 +125,15 @@ class LlamaServer:
         call = _Call(self._native, completion.body(), loop)
         self._calls.add(call)
         thread = loop.run_in_executor(self._threads, call.run)
+        unfinished = completion.samples
         try:
             while chunks := await call.arrived():
                 for chunk in chunks:
                     yield chunk
                     if isinstance(chunk, Completed):
-                        return
+                        unfinished -= 1
+                        if unfinished == 0:
+                            return
             if self._closing:
                 raise EngineUnavailable("The worker is shutting down.")
             raise EngineFault("llama.cpp ended a stream without saying why.")
@@ -167,11 +175,37 @@ class LlamaServer:
             raise to_error(answer["error"])
         return answer
 
-    def _warm_up(self) -> None:
-        """The first token pays for pages and caches: nobody should wait for that."""
+    def _prove(self) -> None:
+        """Makes sure that the engine obeys grammars; pays for what the first token costs on the way.
+
+        Raises:
+            WorkerStartFailed: it does not obey, or says something new about a bad grammar.
+        """
+        obeyed = self._complete_now(_GOOD_GRAMMAR)
+        if obeyed != _PROOF:
+            raise WorkerStartFailed(
+                f"llama.cpp does not obey grammars: it wrote {obeyed!r} where only {_PROOF!r} was allowed."
+            )
+        # What it does with one that does not compile is the reason why each is compiled here first.
+        if self._complete_now(_BAD_GRAMMAR).startswith(_PROOF):
+            raise WorkerStartFailed("llama.cpp and llguidance disagree on what compiles.")
+
+    def _complete_now(self, grammar: str) -> str:
+        """Continues a short prompt; blocks. An error that llama.cpp tells is no text."""
         ids = self.ask("/tokenize", {"content": "Hi", "add_special": True})["tokens"]
-        call = _Call(self._native, Completion(prompt=ids, max_tokens=1).body(), None)
-        call.run()
+        completion = Completion(prompt=ids, max_tokens=_PROOF_TOKENS, grammar=grammar)
+        texts: list[str] = []
+        refusals: list[EngineError] = []
+
+        def take(chunk: str) -> bool:
+            try:
+                texts.extend(piece.text for piece in parse_chunk(chunk) if isinstance(piece, Piece))
+            except EngineError as error:
+                refusals.append(error)
+            return bool(refusals)
+
+        self._native.handle_completions(completion.body(), take)
+        return "".join(texts)
 
 
 class _Call:
@@ -211,22 +245,17 @@ class _Call:
             items = [await self._items.get()]
             while not self._items.empty():
                 items.append(self._items.get_nowait())
-            for item in items:
-                self._take(item, chunks)
+            chunks = joined(chunk for item in items for chunk in self._read(item))
         return chunks
 
-    def _take(self, item: str | Exception | None, chunks: list[Chunk]) -> None:
+    def _read(self, item: str | Exception | None) -> Iterator[Chunk]:
         match item:
             case None:
                 self._ended = True
             case Exception():
                 raise EngineFault(f"llama.cpp failed: {item}") from item
             case str():
-                for chunk in parse_chunk(item):
-                    if isinstance(chunk, str) and chunks and isinstance(chunks[-1], str):
-                        chunks[-1] += chunk
-                    else:
-                        chunks.append(chunk)
+                yield from parse_chunk(item)
             case _:
                 assert_never(item)
 

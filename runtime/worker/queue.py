@@ -49,6 +49,22 @@ class SlotQueue:
         finally:
             self._release()
 
+    @asynccontextmanager
+    async def slots(self, priority: Priority, *, most: int) -> AsyncIterator[int]:
+        """Holds a slot for the body, after waiting for one, and with it those that are free, up to `most`.
+
+        Raises:
+            EngineOverloaded: too many wait already.
+        """
+        await self._acquire(priority)
+        held = 1 + min(most - 1, self._free)
+        self._free -= held - 1
+        try:
+            yield held
+        finally:
+            for _ in range(held):
+                self._release()
+
     async def _acquire(self, priority: Priority) -> None:
         if self._free > 0:
             self._free -= 1

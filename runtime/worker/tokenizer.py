@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from runtime.chat.render import ChatTemplate, Piece
+from runtime.chat.transcript import THOUGHT_CLOSE, THOUGHT_OPEN, transcribe
 from runtime.types import ChatMessage, ChatRole
 
 Ask = Callable[[str, object], Any]
@@ -16,6 +17,8 @@ Ask = Callable[[str, object], Any]
 _Ids = Sequence[int]
 """An array of them, at 4 bytes a token."""
 
+_OPENING_TAG = THOUGHT_OPEN.strip()
+_CLOSING_TAG = THOUGHT_CLOSE.strip()
 _THREADS = 2
 _CACHED_TOKENS = 4_000_000
 
@@ -98,21 +101,35 @@ class Tokenizer:
 class PromptEncoder:
     """Messages to the token ids of a prompt, and to the tokens that each costs."""
 
-    def __init__(self, template: ChatTemplate, tokenizer: Tokenizer, *, bos_token: str) -> None:
-        """Args give how to render and tokenise, and the text of the BOS token, if there is one."""
+    def __init__(
+        self, template: ChatTemplate, tokenizer: Tokenizer, *, bos_token: str, native_reasoning: bool = False
+    ) -> None:
+        """Args give how to render and tokenise, the text of the BOS token, and whether the model thinks."""
         self._template = template
         self._tokenizer = tokenizer
         self._bos_token = bos_token
+        self._native_reasoning = native_reasoning
         self._overheads: dict[ChatRole, int] = {}
 
-    async def encode(self, messages: Sequence[ChatMessage]) -> list[int]:
+    async def encode(self, messages: Sequence[ChatMessage], *, think: bool) -> list[int]:
         """Makes a prompt in which the model speaks next.
+
+        Args:
+            messages: transcribed: roles system, user and assistant only.
+            think: whether it begins with a thought; a model that would of itself is kept from it if not.
 
         Raises:
             PromptRejected: the model's template refuses the messages.
             EngineFault: the native server did not answer.
         """
-        return await self._encode(messages, generation_prompt=True)
+        pieces = self._template.render(messages, think=think)
+        written = pieces[-1].text if pieces[-1].special else ""
+        if think and not written.rstrip().endswith(_OPENING_TAG):
+            pieces += (Piece(THOUGHT_OPEN, special=True),)
+        elif not think and self._native_reasoning and not written.rstrip().endswith(_CLOSING_TAG):
+            opening = "" if written.rstrip().endswith(_OPENING_TAG) else THOUGHT_OPEN
+            pieces += (Piece(opening + THOUGHT_CLOSE, special=True),)
+        return await self._encode(pieces)
 
     async def count(self, messages: Sequence[ChatMessage]) -> list[int]:
         """Counts the tokens of each message, with what the template puts around it.
@@ -125,20 +142,22 @@ class PromptEncoder:
             EngineFault: the native server did not answer.
         """
         counts = []
-        for message in messages:
+        for message in _transcribed_each(messages):
             overhead = self._overheads.get(message.role)
             if overhead is None:
                 overhead = self._overheads[message.role] = await self._overhead(message.role)
             counts.append(overhead + await self._tokenizer.count(message.content))
         return counts
 
-    async def _encode(self, messages: Sequence[ChatMessage], *, generation_prompt: bool) -> list[int]:
-        pieces = self._template.render(messages, generation_prompt=generation_prompt)
+    async def _encode(self, pieces: Sequence[Piece]) -> list[int]:
         ids = await self._tokenizer.encode(pieces)
         if pieces and pieces[0].special and self._bos_token and pieces[0].text.startswith(self._bos_token):
             # The template has written it: a second one harms the answer.
             return ids
         return [*self._tokenizer.beginning, *ids]
+
+    async def _encode_history(self, messages: Sequence[ChatMessage]) -> list[int]:
+        return await self._encode(self._template.render(messages, generation_prompt=False))
 
     async def _overhead(self, role: ChatRole) -> int:
         """Measures what a message of a role adds to a prompt, besides its content."""
@@ -148,10 +167,15 @@ class PromptEncoder:
         if role in (ChatRole.SYSTEM, ChatRole.DEVELOPER):
             # Not compared with a prompt that has none: the template may put its own there.
             others = sum(await self.count([question]))
-            whole = await self._encode((probe, question), generation_prompt=False)
+            whole = await self._encode_history((probe, question))
             added = len(whole) - others
         else:
             before = (question,) if role is ChatRole.ASSISTANT else (question, answer)
-            shorter = await self._encode(before, generation_prompt=False)
-            added = len(await self._encode((*before, probe), generation_prompt=False)) - len(shorter)
+            shorter = await self._encode_history(before)
+            added = len(await self._encode_history((*before, probe))) - len(shorter)
         return max(0, added - await self._tokenizer.count(probe.content))
+
+
+def _transcribed_each(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
+    """Each on its own: a message has the same count wherever it stands."""
+    return [plain for message in messages for plain in transcribe([message])]

@@ -183,7 +183,7 @@ def test_json_is_not_escaped_for_html() -> None:
     assert text(template.render([user("x")])) == '{"a": "<é>"}x'
 
 
-def test_tool_calls_are_refused_and_not_dropped() -> None:
+def test_tool_calls_must_have_been_transcribed() -> None:
     call = ToolCall(id="call_1", name="f", arguments_json="{}")
-    with pytest.raises(PromptRejected, match="tool calls"):
+    with pytest.raises(ValueError, match="transcribed"):
         ChatTemplate(CHATML).render([ChatMessage(role=ChatRole.ASSISTANT, tool_calls=(call,))])
