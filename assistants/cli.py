@@ -1,13 +1,15 @@
 """The command line: serve, demo, models."""
 
+import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import click
 
-from assistants.config import DEFAULT_GRPC_ADDRESS, ServerConfig, default_data_dir
+from assistants.config import DEFAULT_GRPC_ADDRESS, EngineKind, ServerConfig, default_data_dir
 from runtime.errors import ModelError
 from runtime.models.catalog import ALIASES, DEFAULT_MODEL, MODELS, find, source_text
 from runtime.models.pull import ProgressCallback, pull
@@ -49,6 +51,26 @@ def main() -> None:
     default="embedded",
     help="scripted echoes the user without a model: for tests and benchmarks.",
 )
+@click.option(
+    "--worker",
+    "workers",
+    multiple=True,
+    metavar="HOST:PORT",
+    help="A worker process to use in place of an embedded engine; may be repeated.",
+)
+@click.option(
+    "--engine-url",
+    metavar="URL",
+    help="A server of OpenAI's API to use in place of an embedded engine, such as http://127.0.0.1:8000/v1;"
+    " its key is $ASSISTANTS_ENGINE_API_KEY.",
+)
+@click.option("--engine-model", metavar="ID", help="The model there.", show_default="the only one")
+@click.option(
+    "--engine-flavour",
+    type=click.Choice(["auto", "openai", "vllm", "sglang", "llama_server", "ollama", "tgi"]),
+    default="auto",
+    help="What kind of server it is.",
+)
 @click.option("--slots", type=click.IntRange(1, 256), show_default="4", help="Generations at the same time.")
 @click.option(
     "--context-tokens", type=click.IntRange(256), show_default="8192", help="Context of one generation."
@@ -65,11 +87,16 @@ def serve(
     models_dir: Path,
     model: str,
     engine: str,
+    workers: tuple[str, ...],
+    engine_url: str | None,
+    engine_model: str | None,
+    engine_flavour: str,
     slots: int | None,
     context_tokens: int | None,
     threads: int | None,
 ) -> None:
     """Serve until SIGTERM; prints one `ready` line."""
+    kind = _engine_kind(engine, workers, engine_url)
     # The server takes a second to import; `models` and `--help` need none of it.
     from assistants.server.process import serve as run
 
@@ -78,7 +105,12 @@ def serve(
         data_dir=data_dir,
         models_dir=models_dir,
         model=model,
-        engine="scripted" if engine == "scripted" else "embedded",
+        engine=kind,
+        workers=workers,
+        engine_url=engine_url or "",
+        engine_model=engine_model,
+        engine_flavour=None if engine_flavour == "auto" else engine_flavour,
+        engine_api_key=os.environ.get("ASSISTANTS_ENGINE_API_KEY"),
         slots=slots,
         context_tokens=context_tokens,
         threads=threads,
@@ -154,6 +186,49 @@ def remove_model(name: str, models_dir: Path) -> None:
     with _one_line_errors():
         ModelStore(models_dir).remove(name)
     click.echo(f"removed {name}")
+
+
+# What says nothing to which engine: it has its own.
+_OTHERS_OPTIONS: Mapping[EngineKind, Sequence[str]] = {
+    "embedded": ("--engine-model", "--engine-flavour"),
+    "scripted": ("--engine-model", "--engine-flavour"),
+    "workers": (
+        "--engine",
+        "--model",
+        "--slots",
+        "--context-tokens",
+        "--threads",
+        "--engine-model",
+        "--engine-flavour",
+    ),
+    "server": ("--engine", "--model", "--threads"),
+}
+
+
+def _engine_kind(engine: str, workers: Sequence[str], engine_url: str | None) -> EngineKind:
+    """Which engine the options mean. Raises `click.UsageError` when they contradict each other."""
+    kind: EngineKind = "scripted" if engine == "scripted" else "embedded"
+    if workers and engine_url:
+        raise click.UsageError("--worker and --engine-url are two engines: give one of them.")
+    if workers:
+        kind = "workers"
+        if twice := {worker for worker in workers if workers.count(worker) > 1}:
+            raise click.UsageError(f"--worker was given twice: {', '.join(sorted(twice))}.")
+    elif engine_url:
+        kind = "server"
+        url = urlsplit(engine_url)
+        if url.scheme not in {"http", "https"} or not url.hostname or url.query or url.fragment:
+            raise click.BadParameter(
+                f"must be http://HOST:PORT/v1 or https://…, got {engine_url!r}", param_hint="--engine-url"
+            )
+    context = click.get_current_context()
+    for option in _OTHERS_OPTIONS[kind]:
+        given = context.get_parameter_source(option.removeprefix("--").replace("-", "_"))
+        if given is not None and given.name != "DEFAULT":
+            because = {"workers": "--worker", "server": "--engine-url"}.get(kind)
+            reason = f"says nothing together with {because}" if because else "needs --engine-url"
+            raise click.UsageError(f"{option} {reason}.")
+    return kind
 
 
 def _pull(store: ModelStore, name: str) -> str:

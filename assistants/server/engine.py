@@ -1,9 +1,18 @@
 """The engine that the configuration asks for, and what is told of its model."""
 
+import asyncio
+import logging
+from collections.abc import Sequence
+
 from assistants.config import ServerConfig
 from assistants.domain.model import Model, ModelAlias, ModelState
 from runtime.engines.base import Engine
 from runtime.engines.embedded import EmbeddedEngine
+from runtime.engines.openai_flavour import Flavour
+from runtime.engines.openai_http import OpenAIHttpEngine
+from runtime.engines.pool import PooledEngine
+from runtime.engines.remote import RemoteEngine
+from runtime.errors import EngineUnavailable
 from runtime.models.catalog import ALIASES, MODELS
 from runtime.models.store import InstalledModel, ModelStore
 from runtime.testing import ScriptedEngine
@@ -14,6 +23,8 @@ _DEFAULT_CONTEXT_TOKENS = 8_192
 _SCRIPTED_SLOTS = 64
 _SCRIPTED_CONTEXT_TOKENS = 1_000_000
 
+_logger = logging.getLogger(__name__)
+
 
 async def start_engine(config: ServerConfig) -> Engine:
     """Starts it and waits until it answers.
@@ -21,8 +32,20 @@ async def start_engine(config: ServerConfig) -> Engine:
     Raises:
         ModelError: the model is unknown, not installed, or corrupt.
         WorkerStartFailed: its process did not come up.
+        EngineError: a server or worker of somebody else does not answer, or is not what it should be.
     """
     match config.engine:
+        case "workers":
+            return await _connect_workers(config.workers)
+        case "server":
+            return await OpenAIHttpEngine.connect(
+                config.engine_url,
+                flavour=Flavour(config.engine_flavour) if config.engine_flavour else None,
+                model=config.engine_model,
+                api_key=config.engine_api_key,
+                context_tokens=config.context_tokens,
+                slots=config.slots,
+            )
         case "scripted":
             return ScriptedEngine.echo(
                 slots=config.slots or _SCRIPTED_SLOTS,
@@ -39,6 +62,32 @@ async def start_engine(config: ServerConfig) -> Engine:
                 native_reasoning=installed.capabilities.native_reasoning,
             )
             return await EmbeddedEngine.start(spec)
+
+
+async def _connect_workers(targets: Sequence[str]) -> Engine:
+    """A client of one worker, or a pool of several, of which one has to answer."""
+    if len(targets) == 1:
+        return await RemoteEngine.connect(targets[0])
+    results = await asyncio.gather(*map(RemoteEngine.connect, targets), return_exceptions=True)
+    engines: dict[str, RemoteEngine] = {}
+    failures: list[BaseException] = []
+    for target, result in zip(targets, results, strict=True):
+        if isinstance(result, RemoteEngine):
+            engines[target] = result
+        else:
+            failures.append(result)
+    try:
+        for failure in failures:
+            if not engines or not isinstance(failure, EngineUnavailable):
+                raise failure
+            _logger.warning("%s It will be used once it does.", failure)
+        present = next(iter(engines.values()))
+        absent = [target for target in targets if target not in engines]
+        absentees = {target: RemoteEngine.at(target, present.model) for target in absent}
+        return PooledEngine(engines | absentees, absent=absent)
+    except BaseException:
+        await asyncio.gather(*(engine.aclose() for engine in engines.values()))
+        raise
 
 
 def served_model(engine: Engine, config: ServerConfig) -> Model:
@@ -59,6 +108,7 @@ def served_model(engine: Engine, config: ServerConfig) -> Model:
         size_bytes=size_bytes,
         native_reasoning=info.native_reasoning,
         embeddings=info.embeddings,
+        logprobs=info.logprobs,
         aliases=tuple(
             ModelAlias(
                 name=alias.name,

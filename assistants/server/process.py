@@ -11,9 +11,16 @@ from assistants.config import ServerConfig
 from assistants.domain.errors import DataDirectoryError
 from assistants.server.app import AddressInUse, Server
 from assistants.telemetry.setup import Shutdown, TelemetryMisconfigured, configure
-from runtime.errors import ModelError, WorkerStartFailed
+from runtime.errors import EngineError, ModelError, WorkerStartFailed
 
-EXPECTED_FAILURES = (DataDirectoryError, AddressInUse, TelemetryMisconfigured, ModelError, WorkerStartFailed)
+EXPECTED_FAILURES = (
+    DataDirectoryError,
+    AddressInUse,
+    TelemetryMisconfigured,
+    ModelError,
+    WorkerStartFailed,
+    EngineError,
+)
 """What can be wrong about a machine; each is one line for people."""
 
 _logger = logging.getLogger(__name__)
@@ -24,7 +31,8 @@ def serve(config: ServerConfig) -> int:
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    for chatty in ("alembic", "httpx2"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     shut_down_telemetry = Shutdown()
     try:
         shut_down_telemetry = configure()

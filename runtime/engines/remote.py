@@ -122,12 +122,14 @@ class RemoteEngine:
         return wire.embeddings_from_proto(response)
 
     async def wait_ready(self, timeout_s: float) -> None:
-        """Waits until the worker answers, as `Engine.wait_ready` says."""
+        """Waits until the worker answers, as `Engine.wait_ready` says: with the model that it had."""
         self._require_open()
         try:
-            await self._stub.GetModel(pb.GetModelRequest(), timeout=timeout_s, wait_for_ready=True)
+            model = await self._stub.GetModel(pb.GetModelRequest(), timeout=timeout_s, wait_for_ready=True)
         except grpc.aio.AioRpcError as error:
             raise EngineUnavailable(f"The worker does not answer: {error.details()}") from error
+        if model.name != self._model.name:
+            raise EngineUnavailable(f"The worker has the model {model.name}, not {self._model.name}.")
 
     async def aclose(self) -> None:
         """Ends all generations and closes the channel. May be called twice."""
