@@ -19,7 +19,7 @@ _LEAST_ITEMS = 16
 _MOST_ITEMS = 256
 _ITEMS_IN_ALL = 2048
 """Sum of the limits added to arrays: each item is a part of the grammar, about 2 microseconds to compile."""
-_ANY_DEPTH = 4
+_ANY_DEPTH = 8
 """Arrays and objects inside each other, in a value that may be anything."""
 
 
@@ -162,7 +162,39 @@ class _Bounder:
             self._write_array(bounded, alone=own_alone)
         if "object" in types and own_alone:
             self._write_object(bounded)
+        if alone and not own_alone:
+            bounded = self._closed(bounded, node)
         return bounded
+
+    def _closed(self, bounded: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
+        """Closes a composition that names properties and is silent on others, over all of its parts."""
+        names: dict[str, Schema] = {}
+        for part in self._in_place(node):
+            if "additionalProperties" in part or "patternProperties" in part:
+                return bounded
+            names |= dict.fromkeys([*part.get("properties", ()), *part.get("required", ())], True)
+        if not names or bounded.get("minProperties", 0) > len(names):
+            return bounded
+        named = {**bounded.get("properties", {})}
+        named |= {name: True for name in names if name not in named}
+        return {"properties": named, "additionalProperties": False} | {
+            keyword: value for keyword, value in bounded.items() if keyword != "properties"
+        }
+
+    def _in_place(self, node: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """A node and all parts of it that speak of the same value, in the order in which they stand."""
+        seen: set[int] = set()
+        stack: list[Schema] = [node]
+        while stack:
+            part = stack.pop()
+            if isinstance(part, bool) or id(part) in seen:
+                continue
+            seen.add(id(part))
+            yield part
+            below = [*part.get("allOf", ()), *part.get("anyOf", ())]
+            if "$ref" in part:
+                below.append(self._definitions[part["$ref"].removeprefix("#/$defs/")])
+            stack += reversed(below)
 
     def _write_array(self, bounded: dict[str, Any], *, alone: bool) -> None:
         if bounded.get("items", True) is not False and "maxItems" not in bounded:
@@ -204,7 +236,7 @@ class _Bounder:
         others = {name: rest for name in bounded.get("required", ()) if name not in named}
         if named or others:
             bounded["properties"] = {**named, **others}
-        bounded["patternProperties"] = {"": rest}
+        bounded["patternProperties"] = {"^": rest}
         bounded["additionalProperties"] = False
 
     def _any(self, depth: int) -> Schema:

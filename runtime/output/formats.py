@@ -168,9 +168,8 @@ _SEGMENT = r"(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})"
 _URI_TAIL_PATTERN = rf"(?:/{_SEGMENT}*)*(?:\?(?:{_SEGMENT}|[/?])*)?(?:#(?:{_SEGMENT}|[/?])*)?"
 _URI_PATTERN = (
     rf"[A-Za-z][A-Za-z0-9+.-]{{0,31}}:(?://{_LABEL_PATTERN}(?:\.{_LABEL_PATTERN})*(?::[0-9]{{1,5}})?"
-    rf"|{_SEGMENT}+){_URI_TAIL_PATTERN}"
+    rf"|///{_SEGMENT}+|{_SEGMENT}+){_URI_TAIL_PATTERN}"
 )
-_RELATIVE_PATTERN = rf"(?:/?(?:[A-Za-z0-9._~-]{_SEGMENT.replace(':', '', 1)}*)){_URI_TAIL_PATTERN}"
 _URI_REFERENCE_PATTERN = rf"(?:{_URI_PATTERN}|{_URI_TAIL_PATTERN})"
 _TEMPLATE_PATTERN = (
     r"(?:[A-Za-z0-9._~:/?#@!$&()*+,;=\[\]-]|%[0-9A-Fa-f]{2}"

@@ -38,7 +38,7 @@ def json_pointer(path: Path) -> str:
 def subschemas(schema: dict[str, Any]) -> Iterator[tuple[Path, Any]]:
     """The schemas right below one, each with its path from there."""
     for keyword in _ONE:
-        if keyword in schema and not isinstance(schema[keyword], list):
+        if keyword in schema and not (keyword == "items" and isinstance(schema[keyword], list)):
             yield (keyword,), schema[keyword]
     for keyword in _LIST:
         if isinstance(values := schema.get(keyword), list):

@@ -49,13 +49,14 @@ ROOMS_TOKENS = (1024, 2048, 4096)
 CONTEXT_TOKENS = 4096
 SHOWN_CHARACTERS = 3000
 """Longest schema that is put into a prompt."""
-OVERHEAD_TOKENS = 128
+OVERHEAD_TOKENS = 384
+"""Limit that the long documents below can end before: the search for an ending near it is not the rule."""
 LONG_SCHEMAS = (
-    {"type": "object", "properties": {"story": {"type": "string", "minLength": 2000}}, "required": ["story"]},
-    {"type": "array", "items": {"type": "integer"}, "minItems": 100},
+    {"type": "object", "properties": {"story": {"type": "string", "minLength": 300}}, "required": ["story"]},
+    {"type": "array", "items": {"type": "integer"}, "minItems": 30},
     {
         "type": "array",
-        "minItems": 50,
+        "minItems": 6,
         "items": {
             "type": "object",
             "properties": {
@@ -68,7 +69,7 @@ LONG_SCHEMAS = (
         },
     },
 )
-"""Documents that do not end within `OVERHEAD_TOKENS`."""
+"""Of their documents each has some hundred tokens at least."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -88,7 +88,7 @@ VALUES: dict[str, tuple[list[str], list[str]]] = {
     "ipv6": (["::", "1::", "2001:db8::1", "::ffff:1.2.3.4"], ["1", ":::", "fe80::1%eth0", "12345::"]),
     "uuid": (["123e4567-e89b-12d3-a456-426614174000"], ["123e4567e89b12d3a456426614174000", "x"]),
     "uri": (
-        ["https://a.b/c?d=e#f", "mailto:a@b", "urn:x:y", "http://[::1]:80/"],
+        ["https://a.b/c?d=e#f", "mailto:a@b", "urn:x:y", "file:///c:/a", "http://[::1]:80/"],
         ["a/b", "http://a b", "//a", "%"],
     ),
     "uri-reference": (["a/b", "../x?y", "", "//a", "https://a.b/"], ["a b", "%zz", "\\"]),
