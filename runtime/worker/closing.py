@@ -14,9 +14,9 @@ _MOST_BYTES_A_TOKEN = 8
 class Closing:
     """Follows a document, and knows an ending for it while its limit is near.
 
-    Far from the limit it looks only now and then how long an ending would be. Near it, it looks
-    at each piece: one behind which no ending would fit any more is dropped, and the ending that
-    was known before takes its place.
+    Far from the limit, or while none is in sight, it looks only now and then how long an ending
+    would be. Near it, it looks at each piece: one behind which no ending would fit any more is
+    dropped, and the ending that was known before takes its place.
     """
 
     def __init__(self, matcher: DocumentMatcher, tokenizer: Tokenizer, *, limit_tokens: int) -> None:
@@ -56,7 +56,7 @@ class Closing:
         if not self._matcher.feed(text):
             raise EngineFault("The engine broke the grammar of the answer.")
         left = self._limit - tokens
-        if left > self._zone and tokens < self._look_at:
+        if tokens < self._look_at and (left > self._zone or self._safe is None):
             self.tokens = tokens
             return text
         self._look_at = tokens + _LOOK_EVERY_TOKENS

@@ -22,6 +22,7 @@ from runtime.types import (
     Priority,
     TextFormat,
     Timings,
+    ToolChoiceMode,
 )
 from runtime.worker.consensus import write_by_majority
 from runtime.worker.llama_cpp import LlamaServer
@@ -132,11 +133,11 @@ class LlamaEngine:
             if budget is None:
                 prompt = await self._encode(request, think=False)
                 room_tokens = self._room(request, prompt)
-        if request.tools or not isinstance(request.response_format, TextFormat):
+        if _is_plain(request):
+            form, grammar = TurnForm(), None
+        else:
             answer_tokens = room_tokens - (budget.most_tokens if budget else 0)
             form, grammar = await asyncio.to_thread(_compiled, request, answer_tokens)
-        else:
-            form, grammar = TurnForm(), None
         return TurnPlan(
             prompt=prompt,
             thought=budget,
@@ -196,6 +197,15 @@ class LlamaEngine:
     def _require_open(self) -> None:
         if self._closed:
             raise EngineUnavailable("The worker is shutting down.")
+
+
+def _is_plain(request: GenerateRequest) -> bool:
+    """Whether any text will do: there is nothing to compile."""
+    return (
+        not request.tools
+        and request.tool_choice in (ToolChoiceMode.AUTO, ToolChoiceMode.NONE)
+        and isinstance(request.response_format, TextFormat)
+    )
 
 
 def _compiled(request: GenerateRequest, room_tokens: int) -> tuple[TurnForm, str | None]:
