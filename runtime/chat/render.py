@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from runtime.chat.transcript import THOUGHT_CLOSE, THOUGHT_OPEN
 from runtime.errors import PromptRejected
 from runtime.types import ChatMessage, ChatRole
 
@@ -35,6 +36,8 @@ _PARAGRAPH = "\n\n"
 # away, which says that the content has to be trimmed. The rest is from the
 # private use area; no template holds it.
 _GUARD = "\x1f"
+# A thought's tags were tokenised apart when it was generated; so they are found in the cache again.
+_THOUGHT_TAG = re.compile(f"({re.escape(THOUGHT_OPEN)}|{re.escape(THOUGHT_CLOSE)})")
 _MARKER = re.compile(f"({_GUARD}?)\ue000([0-9]+)\ue001({_GUARD}?)")
 
 
@@ -199,8 +202,9 @@ def _split(rendered: str, texts: Sequence[str]) -> Iterator[Piece]:
             text = text.lstrip()
         if not guard_after:
             text = text.rstrip()
-        if text:
-            yield Piece(text, special=False)
+        for part in _THOUGHT_TAG.split(text):
+            if part:
+                yield Piece(part, special=False)
         end = match.end()
     if literal := rendered[end:]:
         yield Piece(literal, special=True)

@@ -85,7 +85,7 @@ def _spoken(message: ChatMessage) -> str:
     """All that the model said in a turn, as it said it."""
     calls = "\n".join(_call(call) for call in message.tool_calls)
     text = "\n".join(part for part in (message.content, calls) if part)
-    thought = f"{THOUGHT_OPEN}{message.reasoning.strip()}{THOUGHT_CLOSE}" if message.reasoning else ""
+    thought = f"{THOUGHT_OPEN}{message.reasoning.rstrip()}{THOUGHT_CLOSE}" if message.reasoning else ""
     return thought + text
 
 
