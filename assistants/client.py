@@ -7,44 +7,57 @@
         async for event in client.stream(thread.name, assistant.name):
             print(text_of(event), end="", flush=True)
 
+A run that calls functions waits for their outputs, and its stream goes on after them:
+
+        stream = client.stream(thread.name, assistant.name, tools=[function_tool("now")])
+        while calls := await stream.next_calls():
+            outputs = {call.id: carry_out(call.name, call.arguments_json) for call in calls}
+            await client.submit_tool_outputs(stream.run.name, outputs)
+
 Calls raise the errors of `assistants.domain.errors`. What the server cannot take
 now is tried again; creates carry a request id, so that nothing is made twice.
 """
 
-import asyncio
-import random
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Self
 
 import grpc
-from opentelemetry import propagate
 
-from assistants.client_errors import error_of
-from assistants.domain.errors import Unavailable
+from assistants.client_calls import Method, Patience, Request, Response, answer, trace_metadata
+from assistants.client_chat import ChatCompletion, ChatMessage, ChatStream
+from assistants.client_runs import Message as Message
+from assistants.client_runs import Run as Run
+from assistants.client_runs import RunEvent as RunEvent
+from assistants.client_runs import RunStep as RunStep
+from assistants.client_runs import RunStream as RunStream
+from assistants.client_runs import Tool as Tool
+from assistants.client_runs import ToolCall as ToolCall
+from assistants.client_runs import calls_of as calls_of
+from assistants.client_runs import create_run_request
+from assistants.client_runs import function_tool as function_tool
+from assistants.client_runs import text_of as text_of
 from assistants.v1 import (
     assistant_service_pb2,
     assistant_service_pb2_grpc,
+    chat_completion_service_pb2,
+    chat_completion_service_pb2_grpc,
     content_pb2,
     message_service_pb2,
     message_service_pb2_grpc,
     model_service_pb2,
     model_service_pb2_grpc,
-    run_event_pb2,
-    run_pb2,
     run_service_pb2,
     run_service_pb2_grpc,
     thread_service_pb2,
     thread_service_pb2_grpc,
+    tool_pb2,
 )
 
 Assistant = assistant_service_pb2.Assistant
 Thread = thread_service_pb2.Thread
-Message = message_service_pb2.Message
-Run = run_pb2.Run
-RunStep = run_pb2.RunStep
-RunEvent = run_event_pb2.RunEvent
+ToolChoice = tool_pb2.ToolChoice
 Model = model_service_pb2.Model
 
 DEFAULT_TARGET = "127.0.0.1:50051"
@@ -56,19 +69,7 @@ _OPTIONS = (
     # A page of long messages is larger than the 4 MiB that gRPC takes otherwise.
     ("grpc.max_receive_message_length", -1),
 )
-_FIRST_DELAY_S = 0.1
-_LONGEST_DELAY_S = 2.0
 _PAGE_SIZE = 100
-
-T = TypeVar("T")
-Request = TypeVar("Request", contravariant=True)
-Response = TypeVar("Response", covariant=True)
-
-
-class _Method(Protocol[Request, Response]):
-    def __call__(
-        self, request: Request, *, timeout: float | None, metadata: tuple[tuple[str, str], ...]
-    ) -> Awaitable[Response]: ...
 
 
 class Client:
@@ -90,6 +91,7 @@ class Client:
         self._threads = thread_service_pb2_grpc.ThreadServiceStub(self._channel)
         self._messages = message_service_pb2_grpc.MessageServiceStub(self._channel)
         self._runs = run_service_pb2_grpc.RunServiceStub(self._channel)
+        self._chat = chat_completion_service_pb2_grpc.ChatCompletionServiceStub(self._channel)
         self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
 
     @property
@@ -195,15 +197,17 @@ class Client:
 
     async def create_run(self, thread: str, assistant: str, **fields: Any) -> Run:
         """Creates a run and returns at once; `fields` are those of the message `Run`."""
-        return await self._call(self._runs.CreateRun, _create_run_request(thread, assistant, fields))
+        return await self._call(self._runs.CreateRun, create_run_request(thread, assistant, fields))
 
-    def stream(self, thread: str, assistant: str, **fields: Any) -> "RunStream":
+    def stream(self, thread: str, assistant: str, **fields: Any) -> RunStream:
         """Creates a run and streams its events to the end; `fields` are those of the message `Run`."""
-        return RunStream(self, _create_run_request(thread, assistant, fields))
+        request = create_run_request(thread, assistant, fields)
+        return RunStream(self._open_stream, self.new_patience, request)
 
-    def watch(self, run: str, *, after_sequence: int = 0) -> "RunStream":
+    def watch(self, run: str, *, after_sequence: int = 0) -> RunStream:
         """Streams the events of a run after a sequence, old and new ones, to the end."""
-        return RunStream(self, None, run=run, after_sequence=after_sequence)
+        request = run_service_pb2.WatchRunRequest(name=run, after_sequence=after_sequence)
+        return RunStream(self._open_stream, self.new_patience, request)
 
     async def get_run(self, name: str) -> Run:
         """Reads a run."""
@@ -212,6 +216,17 @@ class Client:
     async def cancel_run(self, name: str) -> Run:
         """Stops a run."""
         return await self._call(self._runs.CancelRun, run_service_pb2.CancelRunRequest(name=name))
+
+    async def submit_tool_outputs(self, run: str, outputs: Mapping[str, str]) -> Run:
+        """Gives the outputs of all calls that a run waits for, by id of the call; the run goes on."""
+        request = run_service_pb2.SubmitToolOutputsRequest(
+            name=run,
+            tool_outputs=[
+                tool_pb2.ToolOutput(tool_call_id=call, output=output) for call, output in outputs.items()
+            ],
+            request_id=str(uuid.uuid4()),
+        )
+        return await self._call(self._runs.SubmitToolOutputs, request)
 
     async def list_run_steps(self, run: str) -> AsyncIterator[RunStep]:
         """All steps of a run, in order."""
@@ -226,6 +241,31 @@ class Client:
                 return
             request.page_token = response.next_page_token
 
+    # Chat completions.
+
+    async def create_chat_completion(
+        self, *, model: str, messages: Sequence[ChatMessage], timeout_s: float | None = None, **fields: Any
+    ) -> ChatCompletion:
+        """Answers a conversation; `fields` are those of the message `CreateChatCompletionRequest`.
+
+        However long it takes, unless `timeout_s` is given.
+        """
+        request = chat_completion_service_pb2.CreateChatCompletionRequest(
+            model=model, messages=messages, **fields
+        )
+        return await answer(
+            self._chat.CreateChatCompletion, request, timeout_s=timeout_s, patience_s=self._patience_s
+        )
+
+    def stream_chat_completion(
+        self, *, model: str, messages: Sequence[ChatMessage], **fields: Any
+    ) -> ChatStream:
+        """The same, in chunks as they are generated."""
+        request = chat_completion_service_pb2.CreateChatCompletionRequest(
+            model=model, messages=messages, **fields
+        )
+        return ChatStream(self._chat, request, self.new_patience)
+
     # Models.
 
     async def list_models(self) -> list[Model]:
@@ -235,151 +275,16 @@ class Client:
 
     # How calls are made.
 
-    async def _call(self, method: _Method[Request, Response], request: Request) -> Response:
-        patience = _Patience(self._patience_s)
-        while True:
-            try:
-                return await method(request, timeout=self._timeout_s, metadata=_metadata())
-            except grpc.aio.AioRpcError as error:
-                await patience.spend_on(error)
+    async def _call(self, method: Method[Request, Response], request: Request) -> Response:
+        return await answer(method, request, timeout_s=self._timeout_s, patience_s=self._patience_s)
 
-    def open_stream(
+    def _open_stream(
         self, request: run_service_pb2.CreateRunRequest | run_service_pb2.WatchRunRequest
     ) -> AsyncIterator[RunEvent]:
-        """One rpc that streams events; what `RunStream` is made of."""
         if isinstance(request, run_service_pb2.CreateRunRequest):
-            return aiter(self._runs.CreateRunStream(request, metadata=_metadata()))
-        return aiter(self._runs.WatchRun(request, metadata=_metadata()))
+            return aiter(self._runs.CreateRunStream(request, metadata=trace_metadata()))
+        return aiter(self._runs.WatchRun(request, metadata=trace_metadata()))
 
-    def new_patience(self) -> "_Patience":
+    def new_patience(self) -> Patience:
         """How long a stream without news waits for the server."""
-        return _Patience(self._patience_s)
-
-
-class RunStream:
-    """The events of one run, each once and in order, over as many connections as it takes.
-
-    Beside the events it keeps what they add up to: `run` and `messages`. A message
-    that a new attempt begins again is begun again here, too.
-    """
-
-    def __init__(
-        self,
-        client: Client,
-        create: run_service_pb2.CreateRunRequest | None,
-        *,
-        run: str = "",
-        after_sequence: int = 0,
-    ) -> None:
-        self._client = client
-        self._create = create
-        self._name = run
-        self.last_sequence = after_sequence
-        """Sequence of the last event that was given; what a later watch goes on after."""
-        self.run = Run(name=run)
-        """The run as the events tell it; only its name before the first."""
-        self.messages: dict[str, Message] = {}
-        """Messages that the run writes, by name, as far as they have come."""
-
-    async def __aiter__(self) -> AsyncGenerator[RunEvent]:
-        patience = self._client.new_patience()
-        while True:
-            try:
-                async for event in self._client.open_stream(self._request()):
-                    patience = self._client.new_patience()
-                    self._take(event)
-                    yield event
-                return
-            except grpc.aio.AioRpcError as error:
-                await patience.spend_on(error)
-
-    async def result(self) -> Run:
-        """Reads to the end and gives the run as it ended, or as it is where the stream ends."""
-        async for _ in self:
-            pass
-        return self.run
-
-    @property
-    def text(self) -> str:
-        """The text of all messages so far."""
-        return "".join(part.text.value for message in self.messages.values() for part in message.content)
-
-    def _request(self) -> run_service_pb2.CreateRunRequest | run_service_pb2.WatchRunRequest:
-        if not self.run.name:
-            assert self._create is not None
-            return self._create  # with its request id: made once, however often it is sent
-        return run_service_pb2.WatchRunRequest(name=self.run.name, after_sequence=self.last_sequence)
-
-    def _take(self, event: RunEvent) -> None:
-        self.last_sequence = event.sequence
-        match event.WhichOneof("event"):
-            case "run_changed":
-                self.run = event.run_changed.run
-            case "message_changed":
-                message = Message()
-                message.CopyFrom(event.message_changed.message)
-                self.messages[message.name] = message
-            case "message_delta":
-                _add(self.messages, event.message_delta)
-            case _:
-                pass
-
-
-def text_of(event: RunEvent) -> str:
-    """The piece of the answer in an event; empty when it has none."""
-    return "".join(delta.text for delta in event.message_delta.content)
-
-
-def _add(messages: dict[str, Message], delta: run_event_pb2.MessageDelta) -> None:
-    message = messages.setdefault(delta.message, Message(name=delta.message))
-    for piece in delta.content:
-        while len(message.content) <= piece.index:
-            message.content.add()
-        part = message.content[piece.index]
-        match piece.WhichOneof("delta"):
-            case "text":
-                part.text.value += piece.text
-            case "reasoning":
-                part.reasoning.text += piece.reasoning
-            case "refusal":
-                part.refusal.text += piece.refusal
-            case "annotation":
-                part.text.annotations.append(piece.annotation)
-            case None:
-                pass
-
-
-def _create_run_request(
-    thread: str, assistant: str, fields: dict[str, Any]
-) -> run_service_pb2.CreateRunRequest:
-    return run_service_pb2.CreateRunRequest(
-        parent=thread, run=Run(assistant=assistant, **fields), request_id=str(uuid.uuid4())
-    )
-
-
-def _metadata() -> tuple[tuple[str, str], ...]:
-    """The caller's trace context, as the configured propagators write it."""
-    carrier: dict[str, str] = {}
-    propagate.inject(carrier)
-    return tuple(carrier.items())
-
-
-class _Patience:
-    """Waits longer and longer for a server that is away, and not for ever."""
-
-    def __init__(self, patience_s: float) -> None:
-        self._deadline = asyncio.get_running_loop().time() + patience_s
-        self._delay_s = _FIRST_DELAY_S
-
-    async def spend_on(self, error: grpc.aio.AioRpcError) -> None:
-        """Waits before another try. Raises the error in our words when there is none to be made."""
-        told = error_of(error)
-        if told is None:
-            raise error
-        if not isinstance(told, Unavailable):
-            raise told from error
-        delay_s = max(told.retry_after_s, self._delay_s * random.uniform(0.7, 1.3))
-        if asyncio.get_running_loop().time() + delay_s > self._deadline:
-            raise told from error
-        await asyncio.sleep(delay_s)
-        self._delay_s = min(self._delay_s * 2, _LONGEST_DELAY_S)
+        return Patience(self._patience_s)

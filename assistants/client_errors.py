@@ -14,6 +14,8 @@ from assistants.domain.errors import (
     InvalidArgument,
     NoActionRequired,
     NotFound,
+    OutputInvalid,
+    Overloaded,
     RequestIdReused,
     RunActive,
     RunEnded,
@@ -27,6 +29,7 @@ _REBUILT: dict[str, Callable[[Mapping[str, str]], AssistantsError]] = {
     "RUN_ACTIVE": lambda m: RunActive(thread=m["thread"], run=m["run"]),
     "RUN_ENDED": lambda m: RunEnded(run=m["run"], state=m["state"]),
     "NO_ACTION_REQUIRED": lambda m: NoActionRequired(run=m["run"], state=m["state"]),
+    "OUTPUT_INVALID": lambda m: OutputInvalid(m["violations"]),
     "ETAG_MISMATCH": lambda m: EtagMismatch(m["name"], given=m["given"], current=m["current"]),
 }
 _FIELD_ERRORS = {"INVALID_FIELD": InvalidArgument, "REQUEST_ID_REUSED": RequestIdReused}
@@ -51,6 +54,8 @@ def error_of(error: grpc.aio.AioRpcError) -> AssistantsError | None:
         return _FIELD_ERRORS[info.reason](*violations)
     if info.reason in _REBUILT:
         return _REBUILT[info.reason](info.metadata)
+    if info.reason == Overloaded.reason:
+        return Overloaded(error.details() or "the server is overloaded", retry_after_s=retry_after_s)
     if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
         return DeadlineExceeded("the server did not answer in time")
     # A cancel of ours is a CancelledError: this one is a server that closes as the call arrives.

@@ -82,6 +82,10 @@ class OutputInvalid(EngineError):
         self.violations = violations
         self.usage = usage
 
+    def after(self, usage: Usage) -> "OutputInvalid":
+        """The same error with the tokens of all that was done for the answer."""
+        return OutputInvalid(document=self.document, violations=self.violations, usage=usage)
+
 
 class ModelError(RuntimeFault):
     """A model cannot be had."""

@@ -1,6 +1,7 @@
 """A deterministic engine without a model: for tests, for demos, and for measuring everything around one."""
 
 import asyncio
+import json
 import re
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Sequence
@@ -9,7 +10,7 @@ from itertools import islice
 from typing import Self
 
 from runtime.errors import ContextExceeded, EngineFault, EngineUnavailable
-from runtime.events import EngineEvent, TextDelta, TurnEnd
+from runtime.events import EngineEvent, TextDelta, ToolCallDelta, ToolCallEnd, ToolCallStart, TurnEnd
 from runtime.types import (
     ChatMessage,
     ChatRole,
@@ -17,6 +18,8 @@ from runtime.types import (
     FinishReason,
     GenerateRequest,
     ModelInfo,
+    NamedToolChoice,
+    ToolChoiceMode,
     Usage,
 )
 
@@ -27,6 +30,7 @@ _WORD = re.compile(r"\s*\S+\s*|\s+")
 _TEMPLATE_TOKENS = 4
 _DELTAS_BETWEEN_YIELDS = 64
 _COUNTS_CACHED = 65_536
+_ECHOED = (ChatRole.USER, ChatRole.TOOL)
 
 
 class ScriptedEngine:
@@ -42,6 +46,7 @@ class ScriptedEngine:
         model_name: str = "scripted",
         slots: int = 64,
         context_tokens: int = 1_000_000,
+        logprobs: bool = False,
     ) -> None:
         self.requests: list[GenerateRequest] = []
         """What was asked so far, oldest first; an echo keeps none."""
@@ -49,7 +54,11 @@ class ScriptedEngine:
         self._echoes = False
         self._closed = False
         self._model = ModelInfo(
-            name=model_name, provider="scripted", context_tokens=context_tokens, slots=slots
+            name=model_name,
+            provider="scripted",
+            context_tokens=context_tokens,
+            slots=slots,
+            logprobs=logprobs,
         )
         # A growing thread passes the same texts on each turn: a dictionary
         # look-up with a hash that the string already knows, not a split.
@@ -57,7 +66,11 @@ class ScriptedEngine:
 
     @classmethod
     def echo(cls, *, model_name: str = "scripted", slots: int = 64, context_tokens: int = 1_000_000) -> Self:
-        """Makes an engine that streams the last user message back, a word a delta."""
+        """Makes an engine that streams the last message back, of a user or a tool, a word a delta.
+
+        Where the tool choice demands a call, it calls, with that message as the
+        arguments if it is a JSON object, and with none if not.
+        """
         engine = cls(model_name=model_name, slots=slots, context_tokens=context_tokens)
         engine._echoes = True
         return engine
@@ -84,7 +97,7 @@ class ScriptedEngine:
             EngineUnavailable: it was closed.
         """
         self._require_open()
-        input_tokens = sum(self._words(message.content) for message in request.messages)
+        input_tokens = sum(self._words_of(message) for message in request.messages)
         if input_tokens > self._model.context_tokens:
             raise ContextExceeded(prompt_tokens=input_tokens, context_tokens=self._model.context_tokens)
         if self._echoes:
@@ -110,7 +123,7 @@ class ScriptedEngine:
             EngineUnavailable: it was closed.
         """
         self._require_open()
-        return [self._words(message.content) + _TEMPLATE_TOKENS for message in messages]
+        return [self._words_of(message) + _TEMPLATE_TOKENS for message in messages]
 
     async def embed(self, texts: Sequence[str]) -> Embeddings:
         """Raises `EngineFault`: it gives no embeddings."""
@@ -133,20 +146,37 @@ class ScriptedEngine:
         if self._closed:
             raise EngineUnavailable("The scripted engine is closed.")
 
+    def _words_of(self, message: ChatMessage) -> int:
+        words = self._words(message.content)
+        if message.reasoning:
+            words += self._words(message.reasoning)
+        for call in message.tool_calls:
+            words += 1 + self._words(call.arguments_json)
+        return words
+
     async def _echo(self, request: GenerateRequest, input_tokens: int) -> AsyncGenerator[EngineEvent]:
-        text = _until_stop(_last_user_text(request.messages), request.stop)
+        text = _last_text(request.messages)
+        called = _demanded_tool(request)
+        if called is None:
+            text = _until_stop(text, request.stop)
+        else:
+            text = text if _is_json_object(text) else "{}"
+            yield ToolCallStart("call_0", called)
         room_tokens = self._model.context_tokens - input_tokens
         limit = min(room_tokens, request.max_output_tokens or room_tokens)
         words = _WORD.finditer(text)
         output_tokens = 0
         for word in islice(words, limit):
-            yield TextDelta(word.group())
+            yield TextDelta(word.group()) if called is None else ToolCallDelta(word.group())
             output_tokens += 1
             if output_tokens % _DELTAS_BETWEEN_YIELDS == 0:
                 await asyncio.sleep(0)
         cut = next(words, None) is not None
+        if called is not None and not cut:
+            yield ToolCallEnd()
+        whole = FinishReason.STOP if called is None else FinishReason.TOOL_CALLS
         yield TurnEnd(
-            FinishReason.LENGTH if cut else FinishReason.STOP,
+            FinishReason.LENGTH if cut else whole,
             Usage(input_tokens=input_tokens, output_tokens=output_tokens),
         )
 
@@ -155,8 +185,25 @@ def _count_words(text: str) -> int:
     return len(text.split())
 
 
-def _last_user_text(messages: Sequence[ChatMessage]) -> str:
-    return next((message.content for message in reversed(messages) if message.role is ChatRole.USER), "")
+def _last_text(messages: Sequence[ChatMessage]) -> str:
+    return next((message.content for message in reversed(messages) if message.role in _ECHOED), "")
+
+
+def _demanded_tool(request: GenerateRequest) -> str | None:
+    match request.tool_choice:
+        case NamedToolChoice(name=name):
+            return name
+        case ToolChoiceMode.REQUIRED:
+            return request.tools[0].name
+        case _:
+            return None
+
+
+def _is_json_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except ValueError:
+        return False
 
 
 def _until_stop(text: str, stops: Sequence[str]) -> str:

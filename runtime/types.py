@@ -194,7 +194,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timings:
-    """Where the time of a generation went, in seconds."""
+    """Where the time of a generation went, in seconds. Sums with `+`."""
 
     queue_s: float = 0.0
     """Waiting for a slot."""
@@ -203,6 +203,14 @@ class Timings:
     prompt_s: float = 0.0
     """Reading the prompt."""
     generate_s: float = 0.0
+
+    def __add__(self, other: "Timings") -> "Timings":
+        return Timings(
+            queue_s=self.queue_s + other.queue_s,
+            prepare_s=self.prepare_s + other.prepare_s,
+            prompt_s=self.prompt_s + other.prompt_s,
+            generate_s=self.generate_s + other.generate_s,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,6 +234,8 @@ class GenerateRequest:
     top_logprobs: int | None = None
     """0 to 20 likeliest tokens a token of the answer; None is no logprobs at all."""
     priority: Priority = Priority.INTERACTIVE
+    affinity: str = ""
+    """Requests of one thread have the same key: they find their prefix cached. It stays off the wire."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,7 +244,7 @@ class ModelInfo:
 
     name: str
     provider: str
-    """Engine kind: "llama_cpp", "scripted"."""
+    """Engine kind: "llama_cpp", "scripted", or the flavour of another server, such as "vllm"."""
     context_tokens: int
     """Most tokens of prompt and answer together, in one slot."""
     slots: int

@@ -81,6 +81,22 @@ class ImageFilePart:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ImageUrlPart:
+    """An image elsewhere; refused, models are text only."""
+
+    url: str
+    kind: Literal["image_url"] = "image_url"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputAudioPart:
+    """Sound; refused, models are text only."""
+
+    format: str
+    kind: Literal["input_audio"] = "input_audio"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FilePart:
     """A file."""
 
@@ -88,4 +104,6 @@ class FilePart:
     kind: Literal["file"] = "file"
 
 
-ContentPart = TextPart | ReasoningPart | RefusalPart | ImageFilePart | FilePart
+ContentPart = (
+    TextPart | ReasoningPart | RefusalPart | ImageFilePart | ImageUrlPart | InputAudioPart | FilePart
+)

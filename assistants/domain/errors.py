@@ -10,7 +10,9 @@ AssistantsError
 │   ├── RunEnded          RUN_ENDED
 │   └── NoActionRequired  NO_ACTION_REQUIRED
 ├── EtagMismatch          ETAG_MISMATCH
+├── OutputInvalid         OUTPUT_INVALID, no try gave an answer that satisfies its schema
 ├── Unavailable           UNAVAILABLE, try again
+│   └── Overloaded        OVERLOADED, too much waits already
 └── DeadlineExceeded      DEADLINE_EXCEEDED, made by the client
 
 Internal to the server, never told to a client:
@@ -182,6 +184,22 @@ class Unavailable(AssistantsError):
     def __init__(self, message: str, *, retry_after_s: float, **metadata: str) -> None:
         super().__init__(message, **metadata)
         self.retry_after_s = retry_after_s
+
+
+class Overloaded(Unavailable):
+    """Too many generations wait for a slot already."""
+
+    reason = "OVERLOADED"
+
+
+class OutputInvalid(AssistantsError):
+    """No try gave an answer that satisfies its schema. Asking again may."""
+
+    code = "ABORTED"
+    reason = "OUTPUT_INVALID"
+
+    def __init__(self, violations: str) -> None:
+        super().__init__(f"The answer does not satisfy its schema: {violations}", violations=violations)
 
 
 class DeadlineExceeded(AssistantsError):

@@ -8,10 +8,12 @@ import threading
 import time
 from typing import Literal
 
-Prefix = Literal["asst", "thread", "msg", "run", "step", "call"]
+Prefix = Literal["asst", "thread", "msg", "run", "step", "call", "chatcmpl"]
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _RANDOM_BITS = 80
+_DASHED = ("chatcmpl",)
+"""As OpenAI's ids are written; the others have an underscore."""
 _lock = threading.Lock()  # ids are made on the loop and in the writer thread
 _last = 0
 
@@ -26,4 +28,5 @@ def new_id(prefix: Prefix) -> str:
     with _lock:
         same_or_past = fresh >> _RANDOM_BITS <= _last >> _RANDOM_BITS
         _last = number = _last + 1 if same_or_past else fresh
-    return f"{prefix}_" + "".join(_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))
+    separator = "-" if prefix in _DASHED else "_"
+    return f"{prefix}{separator}" + "".join(_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))

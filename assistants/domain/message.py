@@ -23,6 +23,8 @@ class MessageIncompleteReason(StrEnum):
     RUN_CANCELLED = "run_cancelled"
     RUN_EXPIRED = "run_expired"
     RUN_FAILED = "run_failed"
+    ATTEMPT_LOST = "attempt_lost"
+    """The attempt that began it was lost, and the next one did without it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

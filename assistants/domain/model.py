@@ -22,7 +22,7 @@ class ModelAlias:
     effort: Effort | None
     """Effort of runs that name the alias and set none."""
     sampling_parameters: bool
-    """Whether such runs may set temperature, top_p and seed."""
+    """Whether requests that name it may set sampling parameters, seed aside, and ask for logprobs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,4 +39,5 @@ class Model:
     size_bytes: int = 0
     native_reasoning: bool = False
     embeddings: bool = False
+    logprobs: bool = False
     aliases: tuple[ModelAlias, ...] = ()

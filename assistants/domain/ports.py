@@ -15,6 +15,7 @@ from assistants.domain.run import Run
 from assistants.domain.run_event import EventBody, RunEvent
 from assistants.domain.run_step import RunStep
 from assistants.domain.thread import Thread
+from assistants.domain.tool import ToolOutput
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +50,15 @@ class Claim:
     """Trace context of the attempt before this one."""
     fruitless_attempts: int = 0
     """Attempts before this one that ended without a completed step, by no decision of a server's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submitted:
+    """A run that has got its tool outputs."""
+
+    run: Run
+    claim: Claim | None
+    """Set when the run was taken in the same transaction."""
 
 
 class AssistantRepository(Protocol):
@@ -172,8 +182,20 @@ class RunStore(Protocol):
         """
         ...
 
+    async def submit(
+        self, run: Run, outputs: Sequence[ToolOutput], request: RequestKey | None, *, take: bool
+    ) -> Submitted:
+        """Completes the step of the open calls and queues the run, or takes it at once with `take`.
+
+        A request that was made before changes nothing and gives the run as it is.
+
+        Raises NoActionRequired, InvalidArgument unless every open call has exactly
+        one output, RequestIdReused, and NotFound when it was deleted.
+        """
+        ...
+
     async def end_idle(self, project_id: str, run_id: str, *, expired: bool) -> Run | None:
-        """Ends a run that nobody executes as cancelled or expired.
+        """Ends a run that nobody executes as cancelled, or as expired if its time has come.
 
         A run in progress becomes cancelling instead, unless `expired`. Gives the
         run as it is afterwards; None when there is none.

@@ -108,13 +108,13 @@ class RunStatus:
 
     state: RunState
     attempt: int = 0
-    """From 1 once the run is executed."""
+    """How often the run was taken up, from 1 once it is executed."""
     required_action: tuple[StepToolCall, ...] = ()
     """Calls that wait for the client; state requires_action only."""
     error: RunError | None = None
     incomplete_reason: RunIncompleteReason | None = None
     usage: Usage | None = None
-    """Sum over the completed steps; None until there is one."""
+    """Sum over the turns that ended, failed answers included; None until there is one."""
     start_time: datetime | None = None
     end_time: datetime | None = None
     expire_time: datetime | None = None

@@ -10,6 +10,7 @@ from typing import Literal
 
 from assistants.domain.message import Message
 from assistants.domain.run import RunStatus
+from assistants.domain.run_states import RunState
 from assistants.domain.run_step import RunStep
 
 
@@ -49,7 +50,23 @@ class TextDelta:
     kind: Literal["delta"] = "delta"
 
 
-EventBody = RunChanged | StepChanged | MessageChanged | TextDelta
+@dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """A piece of a tool call."""
+
+    step_id: str
+    index: int
+    """Place of the call in the step, from 0."""
+    id: str = ""
+    """Of the call; in its first piece only."""
+    name: str = ""
+    """Of the tool; in the first piece only."""
+    arguments_json: str = ""
+    """To be appended to the arguments."""
+    kind: Literal["tool_call_delta"] = "tool_call_delta"
+
+
+EventBody = RunChanged | StepChanged | MessageChanged | TextDelta | ToolCallDelta
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,3 +84,8 @@ class RunEvent:
     def final(self) -> bool:
         """Whether no event can follow."""
         return isinstance(self.body, RunChanged) and self.body.status.state.final
+
+    @property
+    def pausing(self) -> bool:
+        """Whether no event follows until the client acts."""
+        return isinstance(self.body, RunChanged) and self.body.status.state is RunState.REQUIRES_ACTION

@@ -28,6 +28,14 @@ Tool = ClientFunction | BuiltinTool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ToolOutput:
+    """The client's result of one tool call."""
+
+    tool_call_id: str
+    output: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StepToolCall:
     """One call in a step."""
 

@@ -3,7 +3,15 @@
 import re
 from collections.abc import Mapping, Sequence
 
-from assistants.domain.content import ContentPart, FilePart, ImageFilePart, Role, TextPart
+from assistants.domain.content import (
+    ContentPart,
+    FilePart,
+    ImageFilePart,
+    ImageUrlPart,
+    InputAudioPart,
+    Role,
+    TextPart,
+)
 from assistants.domain.errors import FeatureUnavailable, InvalidArgument, Violation
 from runtime.types import Sampling
 
@@ -14,12 +22,25 @@ MAX_INSTRUCTIONS = 256_000
 MAX_TEXT = 256_000
 MAX_PARTS = 64
 MAX_SEED = 2**32 - 2
+MAX_DESCRIPTION = 4_096
+MAX_SCHEMA = 256_000
+MAX_TOOL_OUTPUT = 256_000
+NAME_RULE = "[A-Za-z0-9_-]{1,64}"
+"""What a function or a schema is called."""
+
+TEXT_ONLY = {
+    "image_file": "images are not accepted: the model is text only",
+    "image_url": "images are not accepted: the model is text only",
+    "input_audio": "audio is not accepted: the model is text only",
+}
+"""Why a part of that kind is refused."""
 
 _UUID = re.compile(r"[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}", re.IGNORECASE)
 _SHOWN = 80
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
+    """A value as errors quote it: not longer than one can read."""
     return repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "…")
 
 
@@ -41,7 +62,7 @@ class Violations:
     def length(self, field: str, value: str, *, most: int, least: int = 0) -> None:
         """Characters of a text."""
         if len(value) < least:
-            self.add(field, f"must have at least {least} characters, got {_shown(value)}")
+            self.add(field, f"must have at least {least} characters, got {shown(value)}")
         if len(value) > most:
             self.add(field, f"must have at most {most} characters, got {len(value)}")
 
@@ -61,8 +82,8 @@ class Violations:
             self.add("metadata", f"must have at most {MAX_METADATA_PAIRS} pairs, got {len(metadata)}")
         for key, value in metadata.items():
             if not 1 <= len(key) <= MAX_METADATA_KEY:
-                self.add("metadata", f"keys must have 1 to {MAX_METADATA_KEY} characters, got {_shown(key)}")
-            self.length(f"metadata[{_shown(key)}]", value, most=MAX_METADATA_VALUE)
+                self.add("metadata", f"keys must have 1 to {MAX_METADATA_KEY} characters, got {shown(key)}")
+            self.length(f"metadata[{shown(key)}]", value, most=MAX_METADATA_VALUE)
 
     def sampling(self, sampling: Sampling) -> None:
         """The ranges of sampling parameters."""
@@ -70,6 +91,8 @@ class Violations:
         if sampling.top_p is not None and not 0 < sampling.top_p <= 1:
             self.add("generation_params.top_p", f"must be above 0 and at most 1, got {sampling.top_p}")
         self.between("generation_params.seed", sampling.seed, 0, MAX_SEED)
+        self.between("generation_params.presence_penalty", sampling.presence_penalty, -2, 2)
+        self.between("generation_params.frequency_penalty", sampling.frequency_penalty, -2, 2)
 
     def content(self, role: Role, content: Sequence[ContentPart]) -> None:
         """What a client may put into a message."""
@@ -79,8 +102,8 @@ class Violations:
             match part:
                 case TextPart(value=value):
                     self.length(f"{field}.text.value", value, least=1, most=MAX_TEXT)
-                case ImageFilePart():
-                    self.add(f"{field}.image_file", "images are not accepted: the model is text only")
+                case ImageFilePart() | ImageUrlPart() | InputAudioPart():
+                    self.add(f"{field}.{part.kind}", TEXT_ONLY[part.kind])
                 case FilePart():
                     raise FeatureUnavailable(f"{field}.file", "a file in a message")
                 case _:
@@ -92,4 +115,4 @@ class Violations:
 def check_request_id(request_id: str) -> None:
     """Raises InvalidArgument when it is no UUID."""
     if _UUID.fullmatch(request_id) is None:
-        raise InvalidArgument(Violation("request_id", f"must be a UUID, got {_shown(request_id)}"))
+        raise InvalidArgument(Violation("request_id", f"must be a UUID, got {shown(request_id)}"))

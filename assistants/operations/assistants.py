@@ -12,11 +12,11 @@ from assistants.domain.page import Page, PageRequest
 from assistants.domain.ports import AssistantRepository, RequestKey
 from assistants.domain.principal import Principal
 from assistants.domain.validation import MAX_INSTRUCTIONS, Violations
-from assistants.operations.available import check_response_format, check_tools
 from assistants.operations.editing import check_etag, edit
 from assistants.operations.models import ModelOperations
-
-MAX_TOOLS = 128
+from assistants.operations.response_formats import check_response_format
+from assistants.operations.tools import check_tools
+from runtime.types import ToolChoiceMode
 
 
 class AssistantOperations:
@@ -35,7 +35,7 @@ class AssistantOperations:
         validate_only: bool = False,
     ) -> Assistant:
         """Creates an assistant, or only checks it. Raises InvalidArgument."""
-        self._check(settings)
+        await self._check(settings)
         now = datetime.now(UTC)
         assistant = Assistant(
             id=new_id("asst"),
@@ -70,9 +70,9 @@ class AssistantOperations:
     ) -> Assistant:
         """Changes the settings. Raises NotFound, InvalidArgument, EtagMismatch."""
 
-        def apply(assistant: Assistant) -> Assistant:
+        async def apply(assistant: Assistant) -> Assistant:
             settings = change(assistant.settings)
-            self._check(settings)
+            await self._check(settings)
             return replace(
                 assistant,
                 settings=settings,
@@ -97,15 +97,14 @@ class AssistantOperations:
             if await self._repository.delete(principal.project_id, assistant_id, revision=revision):
                 return
 
-    def _check(self, settings: AssistantSettings) -> None:
+    async def _check(self, settings: AssistantSettings) -> None:
         violations = Violations()
         violations.length("display_name", settings.display_name, most=256)
         violations.length("description", settings.description, most=512)
         violations.length("instructions", settings.instructions, most=MAX_INSTRUCTIONS)
-        violations.count("tools", settings.tools, most=MAX_TOOLS)
         violations.sampling(settings.sampling)
         violations.metadata(settings.metadata)
         violations.check()
         self._models.check_settings(settings.model, settings.sampling)
-        check_tools(settings.tools)
-        check_response_format(settings.response_format)
+        await check_tools(settings.tools, ToolChoiceMode.AUTO)
+        await check_response_format(settings.response_format)

@@ -34,7 +34,7 @@ async def edit(
     etag: str,
     *,
     read: Callable[[], Awaitable[R]],
-    change: Callable[[R], R],
+    change: Callable[[R], Awaitable[R]],
     write: Callable[[R, int], Awaitable[bool]],
 ) -> R:
     """Reads, changes and writes, again when somebody else wrote in between.
@@ -45,6 +45,6 @@ async def edit(
     while True:
         current = await read()
         check_etag(name, current, etag)
-        changed = change(current)
+        changed = await change(current)
         if await write(changed, current.revision):
             return changed

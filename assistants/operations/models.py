@@ -43,19 +43,27 @@ class ModelOperations:
         known = ", ".join([self._served.name, *(alias.name for alias in self._served.aliases)])
         raise InvalidArgument(Violation(field, f"must be a model that is served ({known}), got {name!r}"))
 
-    def check_settings(self, name: str, sampling: Sampling) -> None:
-        """Raises InvalidArgument when the model is not served or refuses the sampling parameters."""
+    def check_settings(self, name: str, sampling: Sampling, *, others: Sequence[str] = ()) -> None:
+        """Raises InvalidArgument when the model is not served or refuses the sampling parameters.
+
+        Args:
+            name: of the model.
+            sampling: a seed is never refused.
+            others: further fields that were set and count as sampling parameters.
+        """
         alias = self.check_served(name)
         if alias is not None and not alias.sampling_parameters:
-            given = {"temperature": sampling.temperature, "top_p": sampling.top_p}
-            refused = [field for field, value in given.items() if value is not None]
+            given = {
+                "temperature": sampling.temperature,
+                "top_p": sampling.top_p,
+                "presence_penalty": sampling.presence_penalty,
+                "frequency_penalty": sampling.frequency_penalty,
+            }
+            refused = [f"generation_params.{field}" for field, value in given.items() if value is not None]
+            refused += others
             if refused:
-                raise InvalidArgument(
-                    *(
-                        Violation(f"generation_params.{field}", f"is not supported with the model {name!r}")
-                        for field in refused
-                    )
-                )
+                rule = f"is not supported with the model {name!r}"
+                raise InvalidArgument(*(Violation(field, rule) for field in refused))
 
     def effort_of(self, name: str) -> Effort | None:
         """The effort that comes with an alias."""

@@ -1,26 +1,24 @@
-"""Runs: create, get, list, update, cancel, watch, and their steps."""
+"""Runs: create, get, list, update, cancel, watch, submit tool outputs, and their steps."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from assistants.domain.assistant import Assistant
 from assistants.domain.errors import (
-    FeatureUnavailable,
     InvalidArgument,
-    NoActionRequired,
     NotFound,
     RunEnded,
     Violation,
 )
 from assistants.domain.ids import new_id
-from assistants.domain.message import Message, NewMessage
+from assistants.domain.message import Message
 from assistants.domain.names import assistant_name, run_name, step_name, thread_name
 from assistants.domain.page import Page, PageRequest
 from assistants.domain.ports import (
     AssistantRepository,
+    Claim,
     QueuedRun,
     RequestKey,
     RunQueue,
@@ -29,59 +27,24 @@ from assistants.domain.ports import (
 )
 from assistants.domain.principal import Principal
 from assistants.domain.run import (
-    DEFAULT_MAX_TURNS,
-    DEFAULT_TTL_S,
-    AutoTruncation,
-    ConcurrencyPolicy,
-    LastMessages,
     Run,
-    RunSettings,
     RunStatus,
-    Truncation,
 )
 from assistants.domain.run_claim import first_claim
 from assistants.domain.run_event import RunEvent
 from assistants.domain.run_states import RunState
-from assistants.domain.run_step import RunStep
-from assistants.domain.tool import Tool
-from assistants.domain.validation import MAX_INSTRUCTIONS, Violations
+from assistants.domain.run_step import RunStep, without_reasoning
+from assistants.domain.tool import ToolOutput
+from assistants.domain.validation import MAX_TOOL_OUTPUT, Violations
 from assistants.operations.available import check_run
-from assistants.operations.messages import check_message, make_message
+from assistants.operations.messages import make_message
 from assistants.operations.models import ModelOperations
+from assistants.operations.new_run import NewRun, check_new_run, run_settings
+from assistants.operations.response_formats import check_response_format
+from assistants.operations.tools import check_tools
 from assistants.runs.executor import RunExecutor
 from assistants.runs.watch import Watch
 from assistants.telemetry.observer import current_traceparent
-from runtime.types import Effort, ResponseFormat, Sampling, ToolChoice, ToolChoiceMode
-
-MAX_TTL_S = 30 * 24 * 3600
-MAX_ADDITIONAL_MESSAGES = 32
-MAX_TOOLS = 128
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewRun:
-    """What a client chooses about a run; None is the assistant's choice."""
-
-    assistant_id: str
-    model: str | None = None
-    instructions: str | None = None
-    additional_instructions: str = ""
-    additional_messages: tuple[NewMessage, ...] = ()
-    tools: tuple[Tool, ...] | None = None
-    tool_choice: ToolChoice = ToolChoiceMode.AUTO
-    parallel_tool_calls: bool = True
-    response_format: ResponseFormat | None = None
-    effort: Effort | None = None
-    sampling: Sampling = field(default_factory=Sampling)
-    consensus: int = 1
-    concurrency: ConcurrencyPolicy = ConcurrencyPolicy.REJECT
-    max_turns: int = DEFAULT_MAX_TURNS
-    max_input_tokens: int | None = None
-    max_output_tokens: int | None = None
-    truncation: Truncation = field(default_factory=AutoTruncation)
-    include_reasoning: bool = False
-    ttl_s: float = DEFAULT_TTL_S
-    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 class RunOperations:
@@ -115,7 +78,7 @@ class RunOperations:
 
         Raises InvalidArgument, FeatureUnavailable, NotFound, RunActive.
         """
-        _check(new)
+        check_new_run(new)
         run = await self._prepare(principal, thread_id, new)
         messages = [make_message(principal, thread_id, message) for message in new.additional_messages]
         # A caller who goes away must not leave a run that is stored and not launched.
@@ -204,10 +167,50 @@ class RunOperations:
         except (NotFound, RunEnded):
             return
 
-    async def submit_tool_outputs(self, principal: Principal, thread_id: str, run_id: str) -> Run:
-        """Raises NoActionRequired: no run of this version waits for outputs."""
+    async def submit_tool_outputs(
+        self,
+        principal: Principal,
+        thread_id: str,
+        run_id: str,
+        outputs: Sequence[ToolOutput],
+        *,
+        request: RequestKey | None = None,
+    ) -> Run:
+        """Gives the outputs of all open calls, and executes the run further if a slot is free.
+
+        Raises InvalidArgument, NotFound, NoActionRequired.
+        """
+        violations = Violations()
+        for index, output in enumerate(outputs):
+            violations.length(f"tool_outputs[{index}].output", output.output, most=MAX_TOOL_OUTPUT)
+        violations.check()
+        # A caller who goes away must not leave a run that is taken and not launched.
+        return await asyncio.shield(self._submit_and_launch(principal, thread_id, run_id, outputs, request))
+
+    async def _submit_and_launch(
+        self,
+        principal: Principal,
+        thread_id: str,
+        run_id: str,
+        outputs: Sequence[ToolOutput],
+        request: RequestKey | None,
+    ) -> Run:
         run = await self.get(principal, thread_id, run_id)
-        raise NoActionRequired(run=run_name(thread_id, run_id), state=run.status.state)
+        if run.status.state is RunState.REQUIRES_ACTION:
+            await self._executor.left(run.id)  # the pause is told a moment before its execution is over
+        reserved = self._executor.reserve()
+        claim: Claim | None = None
+        try:
+            submitted = await self._store.submit(run, outputs, request, take=reserved)
+            claim = submitted.claim
+        finally:
+            if reserved and claim is None:
+                self._executor.release()
+        if claim is not None:
+            self._executor.launch(claim)
+        elif submitted.run.status.state is RunState.QUEUED:
+            await self._queue.put(QueuedRun(run_id=run.id, takeover=False))
+        return submitted.run
 
     def follow(self, run: Run) -> AsyncGenerator[RunEvent]:
         """All events of a run until the final one."""
@@ -228,14 +231,18 @@ class RunOperations:
         step = await self._store.get_step(principal.project_id, run_id, step_id)
         if step is None or step.thread_id != thread_id:
             raise NotFound("run step", step_name(thread_id, run_id, step_id))
-        return step
+        run = await self.get(principal, thread_id, run_id)
+        return step if run.settings.include_reasoning else without_reasoning(step)
 
     async def list_steps(
         self, principal: Principal, thread_id: str, run_id: str, page: PageRequest
     ) -> Page[RunStep]:
         """One page. Raises NotFound when there is no such run."""
-        await self.get(principal, thread_id, run_id)
-        return await self._store.list_steps(principal.project_id, run_id, page)
+        run = await self.get(principal, thread_id, run_id)
+        steps = await self._store.list_steps(principal.project_id, run_id, page)
+        if run.settings.include_reasoning:
+            return steps
+        return replace(steps, items=tuple(without_reasoning(step) for step in steps.items))
 
     async def _require_thread(self, principal: Principal, thread_id: str) -> None:
         if await self._threads.get(principal.project_id, thread_id) is None:
@@ -246,8 +253,10 @@ class RunOperations:
         assistant = await self._assistants.get(principal.project_id, new.assistant_id)
         if assistant is None:
             raise NotFound("assistant", assistant_name(new.assistant_id))
-        settings = self._settings(assistant, new)
+        settings = run_settings(assistant, new, self._models)
         check_run(settings)
+        await check_tools(settings.tools, settings.tool_choice)
+        await check_response_format(settings.response_format)
         now = datetime.now(UTC)
         return Run(
             id=new_id("run"),
@@ -260,61 +269,3 @@ class RunOperations:
             create_time=now,
             traceparent=current_traceparent(),
         )
-
-    def _settings(self, assistant: Assistant, new: NewRun) -> RunSettings:
-        """The assistant's settings; what the request sets wins."""
-        base = assistant.settings
-        model = base.model if new.model is None else new.model
-        instructions = base.instructions if new.instructions is None else new.instructions
-        sampling = _merged(new.sampling, base.sampling)
-        self._models.check_settings(model, sampling)
-        return RunSettings(
-            model=model,
-            agent_name=base.display_name,
-            instructions="\n\n".join(filter(None, (instructions, new.additional_instructions))),
-            tools=base.tools if new.tools is None else new.tools,
-            tool_choice=new.tool_choice,
-            parallel_tool_calls=new.parallel_tool_calls,
-            response_format=base.response_format if new.response_format is None else new.response_format,
-            effort=new.effort or base.effort or self._models.effort_of(model),
-            sampling=sampling,
-            consensus=new.consensus,
-            concurrency=new.concurrency,
-            max_turns=new.max_turns,
-            max_input_tokens=new.max_input_tokens,
-            max_output_tokens=new.max_output_tokens,
-            truncation=new.truncation,
-            include_reasoning=new.include_reasoning,
-            ttl_s=new.ttl_s,
-        )
-
-
-def _merged(chosen: Sampling, base: Sampling) -> Sampling:
-    return Sampling(
-        temperature=base.temperature if chosen.temperature is None else chosen.temperature,
-        top_p=base.top_p if chosen.top_p is None else chosen.top_p,
-        seed=base.seed if chosen.seed is None else chosen.seed,
-    )
-
-
-def _check(new: NewRun) -> None:
-    violations = Violations()
-    violations.length("instructions", new.instructions or "", most=MAX_INSTRUCTIONS)
-    violations.length("additional_instructions", new.additional_instructions, most=MAX_INSTRUCTIONS)
-    violations.count("additional_messages", new.additional_messages, most=MAX_ADDITIONAL_MESSAGES)
-    violations.count("tools", new.tools or (), most=MAX_TOOLS)
-    violations.sampling(new.sampling)
-    violations.between("consensus", new.consensus, 1, 64)
-    violations.between("max_turns", new.max_turns, 1, 1000)
-    violations.between("max_input_tokens", new.max_input_tokens, 1, 2**53)
-    violations.between("max_output_tokens", new.max_output_tokens, 1, 2**53)
-    violations.between("ttl", new.ttl_s, 1, MAX_TTL_S)
-    if isinstance(new.truncation, LastMessages):
-        violations.between("truncation_strategy.last_messages", new.truncation.count, 1, 2**31 - 1)
-    violations.metadata(new.metadata)
-    violations.check()
-    for index, message in enumerate(new.additional_messages):
-        try:
-            check_message(message)
-        except (InvalidArgument, FeatureUnavailable) as error:
-            raise error.within(f"additional_messages[{index}]") from error

@@ -59,7 +59,7 @@ class ThreadOperations:
     ) -> Thread:
         """Changes the metadata. Raises NotFound, InvalidArgument, EtagMismatch."""
 
-        def apply(thread: Thread) -> Thread:
+        async def apply(thread: Thread) -> Thread:
             metadata = change(thread.metadata)
             _check(metadata)
             return replace(

@@ -71,10 +71,19 @@ class RunExecutor:
     def launch(self, claim: Claim, *, stored: asyncio.Task[Run] | None = None) -> None:
         """Executes a claimed run in the reserved slot, after `stored` if that is given."""
         run_id = claim.run.id
+        if self._draining:  # since the slot was reserved
+            self._store.let_go(claim.fence)
+            self.release()
+            return
         task = asyncio.create_task(self._execute(claim, stored), name=f"run {run_id}")
         self._tasks[run_id] = task
         # Not in the task: one that is cancelled before its first step runs nothing of itself.
         task.add_done_callback(lambda _: self._forget(run_id))
+
+    async def left(self, run_id: str) -> None:
+        """Waits until a run that has paused is no longer being executed here: a moment after the pause."""
+        if (task := self._tasks.get(run_id)) is not None:
+            await asyncio.wait((task,))
 
     def stop(self, run_id: str) -> None:
         """Makes the execution look at the run's state and end accordingly, if it is here."""

@@ -4,28 +4,43 @@ import asyncio
 from dataclasses import replace
 
 from assistants.domain.ports import Fence, RunStore
-from assistants.domain.run_event import EventBody, TextDelta
+from assistants.domain.run_event import EventBody, TextDelta, ToolCallDelta
+
+_Delta = TextDelta | ToolCallDelta
 
 
 class _Growing:
     """A delta that waits, and whatever of its part comes meanwhile."""
 
-    __slots__ = ("first", "pieces")
+    __slots__ = ("_first", "_part", "_pieces")
 
-    def __init__(self, first: TextDelta) -> None:
-        self.first = first
-        self.pieces = [first.text]
+    def __init__(self, first: _Delta) -> None:
+        self._first = first
+        self._part = _part(first)
+        self._pieces = [_piece(first)]
 
-    def takes(self, delta: TextDelta) -> bool:
-        first = self.first
-        return (
-            delta.message_id == first.message_id
-            and delta.index == first.index
-            and delta.reasoning == first.reasoning
-        )
+    def takes(self, delta: _Delta) -> bool:
+        if _part(delta) != self._part:
+            return False
+        self._pieces.append(_piece(delta))
+        return True
 
-    def whole(self) -> TextDelta:
-        return replace(self.first, text="".join(self.pieces))
+    def whole(self) -> _Delta:
+        text = "".join(self._pieces)
+        if isinstance(self._first, TextDelta):
+            return replace(self._first, text=text)
+        return replace(self._first, arguments_json=text)
+
+
+def _part(delta: _Delta) -> tuple[str, int, bool]:
+    """What a delta adds to."""
+    if isinstance(delta, TextDelta):
+        return delta.message_id, delta.index, delta.reasoning
+    return delta.step_id, delta.index, False
+
+
+def _piece(delta: _Delta) -> str:
+    return delta.text if isinstance(delta, TextDelta) else delta.arguments_json
 
 
 class Journal:
@@ -43,17 +58,20 @@ class Journal:
         self._failure: Exception | None = None
 
     def append(self, *events: EventBody) -> None:
-        """Hands events over without waiting. Raises what an earlier append raised, such as Fenced."""
+        """Hands events over, if any, without waiting.
+
+        Raises what an earlier append raised, such as Fenced.
+        """
         if self._failure is not None:
             raise self._failure
         for event in events:
-            if not isinstance(event, TextDelta):
+            if not isinstance(event, _Delta):
                 self._pending.append(event)
-            elif self._pending and isinstance(last := self._pending[-1], _Growing) and last.takes(event):
-                last.pieces.append(event.text)
-            else:
+            elif not (
+                self._pending and isinstance(last := self._pending[-1], _Growing) and last.takes(event)
+            ):
                 self._pending.append(_Growing(event))
-        if self._pump is None:
+        if self._pending and self._pump is None:
             self._pump = asyncio.create_task(self._append_pending())
 
     async def flush(self) -> None:

@@ -30,6 +30,7 @@ class _Tail:
         self.watchers = 0
         self.last = 0
         self.ended = False
+        self.paused = False
 
     def extend(self, events: Sequence[RunEvent]) -> None:
         if self._events and events[0].sequence != self.last + 1:
@@ -39,6 +40,7 @@ class _Tail:
             del self._events[:-_TAIL_EVENTS]
         self.last = events[-1].sequence
         self.ended = events[-1].final
+        self.paused = events[-1].pausing
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
             if not waiter.done():
@@ -113,8 +115,11 @@ class Watch:
         self._forget_if_idle(run_id, tail)
 
     def _forget_if_idle(self, run_id: str, tail: _Tail) -> None:
-        """Drops a tail that nobody watches and nobody extends; those of the last ended runs stay a while."""
-        nothing_comes = tail.ended or not tail.last
+        """Drops a tail that nobody watches and nobody extends; those of the last ended runs stay a while.
+
+        A run may wait for tool outputs for days: if nobody watches, it is read from the log afterwards.
+        """
+        nothing_comes = tail.ended or tail.paused or not tail.last
         if not tail.watchers and nothing_comes and self._tails.get(run_id) is tail:
             del self._tails[run_id]
             if tail.ended:

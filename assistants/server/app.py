@@ -13,6 +13,7 @@ from grpc_reflection.v1alpha import reflection
 
 from assistants.config import DRAIN_GRACE_S, ServerConfig
 from assistants.operations.assistants import AssistantOperations
+from assistants.operations.chat import ChatOperations
 from assistants.operations.messages import MessageOperations
 from assistants.operations.models import ModelOperations
 from assistants.operations.runs import RunOperations
@@ -25,6 +26,7 @@ from assistants.runs.watch import Watch
 from assistants.server.engine import served_model, start_engine, unloaded_models
 from assistants.server.interceptors import ErrorInterceptor
 from assistants.services.assistants import AssistantServicer
+from assistants.services.chat_completions import ChatCompletionServicer
 from assistants.services.messages import MessageServicer
 from assistants.services.models import ModelServicer
 from assistants.services.runs import RunServicer
@@ -42,6 +44,8 @@ from assistants.telemetry.observer import RunTelemetry
 from assistants.v1 import (
     assistant_service_pb2,
     assistant_service_pb2_grpc,
+    chat_completion_service_pb2,
+    chat_completion_service_pb2_grpc,
     message_service_pb2,
     message_service_pb2_grpc,
     model_service_pb2,
@@ -59,6 +63,7 @@ _SERVICES = (
     thread_service_pb2.DESCRIPTOR.services_by_name["ThreadService"].full_name,
     message_service_pb2.DESCRIPTOR.services_by_name["MessageService"].full_name,
     RUN_SERVICE,
+    chat_completion_service_pb2.DESCRIPTOR.services_by_name["ChatCompletionService"].full_name,
     model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
 )
 _OPTIONS = (
@@ -98,7 +103,7 @@ class Server:
         """Starts everything, or nothing.
 
         Raises:
-            DataDirectoryError, ModelError, WorkerStartFailed, AddressInUse: one line each.
+            DataDirectoryError, ModelError, WorkerStartFailed, EngineError, AddressInUse: one line each.
         """
         try:
             await self._start()
@@ -129,13 +134,14 @@ class Server:
             SqliteMessages(database),
         )
         queue, watch = MemoryRunQueue(), Watch(event_log)
+        telemetry = RunTelemetry()
         executor = RunExecutor(
             store=store,
             event_log=event_log,
             queue=queue,
             contexts=ThreadContexts(threads, messages, engine),
             engine=engine,
-            telemetry=RunTelemetry(),
+            telemetry=telemetry,
             slots=engine.model.slots * _RUNS_PER_SLOT,
         )
         sweep = Sweep(store=store, queue=queue, executor=executor, requests=SqliteRequests(database))
@@ -152,6 +158,8 @@ class Server:
             watch=watch,
         )
 
+        chat = ChatOperations(engine, models, telemetry)
+
         server = grpc.aio.server(
             interceptors=(_tracing(config.grpc_address), ErrorInterceptor()), options=_OPTIONS
         )
@@ -165,6 +173,9 @@ class Server:
             MessageServicer(MessageOperations(messages, threads)), server
         )
         run_service_pb2_grpc.add_RunServiceServicer_to_server(RunServicer(runs), server)
+        chat_completion_service_pb2_grpc.add_ChatCompletionServiceServicer_to_server(
+            ChatCompletionServicer(chat), server
+        )
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(models), server)
         status = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(status, server)
@@ -189,7 +200,7 @@ class Server:
                 task.cancel()
             await asyncio.wait((sweeping, watching))
             stopping = asyncio.create_task(server.stop(DRAIN_GRACE_S + _LAST_EVENTS_S))
-            await executor.drain(DRAIN_GRACE_S)
+            await asyncio.gather(executor.drain(DRAIN_GRACE_S), chat.drain(DRAIN_GRACE_S))
             # Streams end with their runs. What is left watches something that ends elsewhere.
             await server.stop(_LAST_EVENTS_S)
             await stopping

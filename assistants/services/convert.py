@@ -13,6 +13,8 @@ from assistants.domain.content import (
     FilePart,
     FilePath,
     ImageFilePart,
+    ImageUrlPart,
+    InputAudioPart,
     ReasoningPart,
     RefusalPart,
     Role,
@@ -36,6 +38,7 @@ from runtime.types import (
     ToolChoice,
     ToolChoiceMode,
     Usage,
+    Vote,
 )
 
 _EFFORTS = {
@@ -95,7 +98,11 @@ def sampling_to_proto(sampling: Sampling) -> common_pb2.GenerationParams | None:
     if sampling == Sampling():
         return None
     return common_pb2.GenerationParams(
-        temperature=sampling.temperature, top_p=sampling.top_p, seed=sampling.seed
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        seed=sampling.seed,
+        presence_penalty=sampling.presence_penalty,
+        frequency_penalty=sampling.frequency_penalty,
     )
 
 
@@ -105,6 +112,8 @@ def sampling_from_proto(params: common_pb2.GenerationParams) -> Sampling:
         temperature=params.temperature if params.HasField("temperature") else None,
         top_p=params.top_p if params.HasField("top_p") else None,
         seed=params.seed if params.HasField("seed") else None,
+        presence_penalty=params.presence_penalty if params.HasField("presence_penalty") else None,
+        frequency_penalty=params.frequency_penalty if params.HasField("frequency_penalty") else None,
     )
 
 
@@ -118,6 +127,11 @@ def usage_to_proto(usage: Usage | None) -> common_pb2.Usage | None:
         cached_input_tokens=usage.cached_input_tokens,
         reasoning_output_tokens=usage.reasoning_output_tokens,
     )
+
+
+def votes_to_proto(votes: Sequence[Vote]) -> Sequence[common_pb2.Vote]:
+    """The answers of a consensus."""
+    return [common_pb2.Vote(answer=vote.answer, count=vote.count) for vote in votes]
 
 
 def response_format_to_proto(format_: ResponseFormat) -> common_pb2.ResponseFormat | None:
@@ -268,6 +282,10 @@ def part_to_proto(part: ContentPart) -> content_pb2.ContentPart:
             return content_pb2.ContentPart(refusal=content_pb2.Refusal(text=text))
         case ImageFilePart(file_id=file_id):
             return content_pb2.ContentPart(image_file=content_pb2.ImageFile(file=file_name(file_id)))
+        case ImageUrlPart(url=url):
+            return content_pb2.ContentPart(image_url=content_pb2.ImageUrl(url=url))
+        case InputAudioPart(format=format_):
+            return content_pb2.ContentPart(input_audio=content_pb2.InputAudio(format=format_))
         case FilePart(file_id=file_id):
             return content_pb2.ContentPart(file=content_pb2.FilePart(file=file_name(file_id)))
         case _:
@@ -285,6 +303,10 @@ def _part_from_proto(part: content_pb2.ContentPart, field: str) -> ContentPart:
             return TextPart(value=part.text.value)
         case "image_file":
             return ImageFilePart(file_id=part.image_file.file)
+        case "image_url":
+            return ImageUrlPart(url=part.image_url.url)
+        case "input_audio":
+            return InputAudioPart(format=part.input_audio.format)
         case "file":
             return FilePart(file_id=part.file.file)
         case "reasoning":

@@ -35,6 +35,7 @@ _REASONS = {
     MessageIncompleteReason.RUN_CANCELLED: pb.Message.INCOMPLETE_REASON_RUN_CANCELLED,
     MessageIncompleteReason.RUN_EXPIRED: pb.Message.INCOMPLETE_REASON_RUN_EXPIRED,
     MessageIncompleteReason.RUN_FAILED: pb.Message.INCOMPLETE_REASON_RUN_FAILED,
+    MessageIncompleteReason.ATTEMPT_LOST: pb.Message.INCOMPLETE_REASON_ATTEMPT_LOST,
 }
 _IGNORED = (
     "name",

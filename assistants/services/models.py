@@ -54,9 +54,15 @@ def _to_proto(model: Model) -> pb.Model:
             sampling_parameters=True,
             native_reasoning=model.native_reasoning,
             embeddings=model.embeddings,
+            logprobs=model.logprobs,
         ),
         aliases=[
-            pb.Model.Alias(alias=alias.name, effort=effort_to_proto(alias.effort)) for alias in model.aliases
+            pb.Model.Alias(
+                alias=alias.name,
+                effort=effort_to_proto(alias.effort),
+                sampling_parameters=alias.sampling_parameters,
+            )
+            for alias in model.aliases
         ],
         license=model.license,
         size_bytes=model.size_bytes,

@@ -14,9 +14,16 @@ from assistants.domain.run import (
     RunStatus,
     Truncation,
 )
-from assistants.domain.run_event import MessageChanged, RunChanged, RunEvent, StepChanged, TextDelta
+from assistants.domain.run_event import (
+    MessageChanged,
+    RunChanged,
+    RunEvent,
+    StepChanged,
+    TextDelta,
+    ToolCallDelta,
+)
 from assistants.domain.run_states import RunState
-from assistants.domain.run_step import MessageCreation, RunStep, StepState, ToolCalls
+from assistants.domain.run_step import MessageCreation, RunStep, StepState, ToolCalls, without_reasoning
 from assistants.services.convert import (
     effort_to_proto,
     response_format_to_proto,
@@ -26,6 +33,7 @@ from assistants.services.convert import (
     tool_choice_to_proto,
     tool_to_proto,
     usage_to_proto,
+    votes_to_proto,
 )
 from assistants.services.messages import message_to_proto
 from assistants.telemetry.observer import trace_id_of
@@ -78,7 +86,7 @@ def run_to_proto(run: Run) -> run_pb2.Run:
 
 
 def step_to_proto(step: RunStep) -> run_pb2.RunStep:
-    """The step as it is stored."""
+    """The step as it is given."""
     message = run_pb2.RunStep(
         name=step_name(step.thread_id, step.run_id, step.id),
         index=step.index,
@@ -88,13 +96,18 @@ def step_to_proto(step: RunStep) -> run_pb2.RunStep:
         attempt=step.attempt,
         create_time=to_timestamp(step.create_time),
         end_time=to_timestamp(step.end_time),
+        votes=votes_to_proto(step.votes),
+        closed_early=step.closed_early,
     )
     match step.details:
         case MessageCreation(message_id=message_id):
             message.message_creation.message = message_name(step.thread_id, message_id)
-        case ToolCalls(calls=calls):
-            tool_calls = [tool_call_to_proto(call) for call in calls]
-            message.tool_calls.MergeFrom(run_pb2.RunStep.ToolCalls(tool_calls=tool_calls))
+        case ToolCalls(calls=calls, reasoning=reasoning):
+            message.tool_calls.CopyFrom(
+                run_pb2.RunStep.ToolCalls(
+                    tool_calls=[tool_call_to_proto(call) for call in calls], reasoning=reasoning
+                )
+            )
         case _:
             assert_never(step.details)
     return message
@@ -123,13 +136,19 @@ class RunEvents:
                     piece.text = delta.text
                 message.message_delta.message = message_name(self._run.thread_id, delta.message_id)
                 message.message_delta.content.append(piece)
+            case ToolCallDelta() as delta:
+                message.step_delta.step = step_name(self._run.thread_id, self._run.id, delta.step_id)
+                message.step_delta.tool_calls.add(
+                    index=delta.index, id=delta.id, name=delta.name, arguments_json=delta.arguments_json
+                )
             case RunChanged(status=status):
                 run = message.run_changed.run
                 run.CopyFrom(self._settings)
                 _add_status(run, status)
                 run.last_sequence = event.sequence
             case StepChanged(step=step):
-                message.step_changed.step.CopyFrom(step_to_proto(step))
+                shown = step if self._run.settings.include_reasoning else without_reasoning(step)
+                message.step_changed.step.CopyFrom(step_to_proto(shown))
             case MessageChanged(message=changed):
                 message.message_changed.message.CopyFrom(message_to_proto(changed))
             case _:

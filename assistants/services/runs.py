@@ -18,7 +18,9 @@ from assistants.domain.run import (
     Truncation,
 )
 from assistants.domain.run_event import RunEvent
-from assistants.operations.runs import NewRun, RunOperations
+from assistants.domain.tool import ToolOutput
+from assistants.operations.new_run import NewRun
+from assistants.operations.runs import RunOperations
 from assistants.services.convert import (
     effort_from_proto,
     response_format_from_proto,
@@ -90,7 +92,14 @@ class RunServicer(pb_grpc.RunServiceServicer):
     ) -> run_pb2.Run:
         check_required(request)
         path = parse_run(request.name)
-        return run_to_proto(await self._operations.submit_tool_outputs(PRINCIPAL.get(), *path))
+        key = request_key("SubmitToolOutputs", request, request.request_id)
+        outputs = [
+            ToolOutput(tool_call_id=output.tool_call_id, output=output.output)
+            for output in request.tool_outputs
+        ]
+        return run_to_proto(
+            await self._operations.submit_tool_outputs(PRINCIPAL.get(), *path, outputs, request=key)
+        )
 
     async def WatchRun(  # noqa: D102
         self, request: pb.WatchRunRequest, context: Context

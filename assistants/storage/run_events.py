@@ -14,6 +14,7 @@ from assistants.domain.run_event import (
     RunEvent,
     StepChanged,
     TextDelta,
+    ToolCallDelta,
 )
 from assistants.domain.run_step import RunStep
 from assistants.domain.times import from_micros, now_micros, to_micros
@@ -115,7 +116,7 @@ def _subject(event: EventBody) -> str:
             return step.id
         case MessageChanged(message=message):
             return message.id
-        case TextDelta():
+        case TextDelta() | ToolCallDelta():
             return "delta"
 
 
@@ -128,7 +129,7 @@ def _apply(connection: Connection, target: AppendPlace, event: EventBody) -> Non
             _write_step(connection, step)
         case MessageChanged(message=message):
             write_message(connection, message)
-        case TextDelta():
+        case TextDelta() | ToolCallDelta():
             pass
 
 

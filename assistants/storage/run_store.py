@@ -7,10 +7,11 @@ from functools import partial
 
 import sqlalchemy as sa
 
-from assistants.domain.errors import Fenced
+from assistants.domain.errors import Fenced, NotFound
 from assistants.domain.message import Message
+from assistants.domain.names import run_name
 from assistants.domain.page import Page, PageRequest
-from assistants.domain.ports import Claim, Fence, RequestKey
+from assistants.domain.ports import Claim, Fence, RequestKey, Submitted
 from assistants.domain.run import Run
 from assistants.domain.run_claim import claimed_status
 from assistants.domain.run_ending import ending
@@ -21,10 +22,13 @@ from assistants.domain.run_event import (
     RunEvent,
     StepChanged,
     TextDelta,
+    ToolCallDelta,
 )
 from assistants.domain.run_states import TRANSITIONS, RunState, check_transition
-from assistants.domain.run_step import MessageCreation, RunStep, StepState
+from assistants.domain.run_step import RunStep, StepState, ToolCalls
+from assistants.domain.run_submission import submission
 from assistants.domain.times import now_micros, to_micros
+from assistants.domain.tool import ToolOutput
 from assistants.storage import run_rows
 from assistants.storage.codec import RUN_SETTINGS, STRING_MAP
 from assistants.storage.connection import Connection
@@ -152,6 +156,34 @@ class SqliteRunStore:
         )
         return stored[-1].sequence
 
+    async def submit(
+        self, run: Run, outputs: Sequence[ToolOutput], request: RequestKey | None, *, take: bool
+    ) -> Submitted:
+        """Completes the step of the open calls and queues the run, or takes it at once with `take`."""
+
+        def job(connection: Connection) -> tuple[Submitted, Sequence[RunEvent]]:
+            read = partial(run_rows.get_run, connection, run.project_id)
+            if existing := made_before(connection, run.project_id, request, run.id, read):
+                return Submitted(run=existing, claim=None), ()
+            current = read(run.id)
+            if current is None:
+                raise NotFound("run", run_name(run.thread_id, run.id))
+            steps = run_rows.get_steps(connection, run.id)
+            events = submission(current, steps, outputs, datetime.now(UTC))
+            place = next_place(connection, current, attempt=current.status.attempt, count=len(events))
+            stored = append_events(connection, place, events)
+            queued = read(run.id)
+            assert queued is not None
+            if not take:
+                return Submitted(run=queued, claim=None), stored
+            claim, taken = _take(connection, queued, run_rows.get_steps(connection, run.id))
+            return Submitted(run=claim.run, claim=claim), (*stored, *taken)
+
+        submitted, _ = await self._database.write(
+            job, on_commit=lambda result: self._publish(run.id, result[1])
+        )
+        return submitted
+
     async def end_idle(self, project_id: str, run_id: str, *, expired: bool) -> Run | None:
         """Ends a run that nobody executes; one in progress becomes cancelling, unless `expired`."""
 
@@ -159,6 +191,8 @@ class SqliteRunStore:
             run = run_rows.get_run(connection, project_id, run_id)
             if run is None or run.status.state.final or run.status.state is RunState.CANCELLING:
                 return run, ()
+            if expired and not _is_overdue(run, datetime.now(UTC)):
+                return run, ()  # it went on since it was looked at
             if run.status.state is RunState.IN_PROGRESS:
                 if expired:
                     return run, ()
@@ -250,6 +284,10 @@ class SqliteRunStore:
             self._event_log.publish(run_id, events)
 
 
+def _is_overdue(run: Run, now: datetime) -> bool:
+    return run.status.expire_time is not None and run.status.expire_time <= now
+
+
 def _completed_in(steps: tuple[RunStep, ...]) -> Iterator[int]:
     return (step.attempt for step in steps if step.end_time is not None)
 
@@ -281,15 +319,18 @@ def _continues(state: RunState, events: Sequence[EventBody]) -> bool:
 def _must_last(event: EventBody) -> bool:
     """Whether losing the event with the power would lose more than a repeated turn."""
     match event:
-        case TextDelta():
+        case TextDelta() | ToolCallDelta():
             return False
         case MessageChanged(message=message):
             return message.end_time is not None
         case StepChanged(step=step):
-            begun = step.state is StepState.IN_PROGRESS and isinstance(step.details, MessageCreation)
-            return not begun
+            return step.state is not StepState.IN_PROGRESS or _holds_calls(step)
         case RunChanged():
             return True
+
+
+def _holds_calls(step: RunStep) -> bool:
+    return isinstance(step.details, ToolCalls) and bool(step.details.calls)
 
 
 def _encode(run: Run, *, epoch: int) -> dict[str, object]:

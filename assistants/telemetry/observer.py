@@ -4,6 +4,8 @@
     └── chat {model}         CLIENT    one model call
         └── generate {model} SERVER    the engine's share of it, told by the timings of its answer
 
+The model call of a chat completion is a child of the request itself.
+
 Spans are started in the task that runs the loop and never made current, so
 nothing is held open across a `yield`. What was said is never recorded.
 """
@@ -28,15 +30,17 @@ from opentelemetry.util.types import AttributeValue
 from assistants.domain.errors import AssistantsError
 from assistants.domain.names import run_name, thread_name
 from assistants.domain.ports import Claim
-from assistants.domain.run import RunError
+from assistants.domain.run import RunError, RunErrorCode
 from assistants.domain.run_states import RunState
 from assistants.telemetry import semconv, tracing
-from runtime.errors import RuntimeFault
+from runtime.errors import OutputInvalid, RuntimeFault
 from runtime.events import TurnEnd
 from runtime.observe import InferenceObservation, NullObserver, Observer
-from runtime.types import GenerateRequest, ModelInfo, ResponseFormat, Sampling, TextFormat, Timings
+from runtime.types import GenerateRequest, ModelInfo, ResponseFormat, Sampling, TextFormat, Timings, Usage
 
 _NANOSECONDS = 1_000_000_000
+_ANSWER_INVALID = "the answer does not satisfy its schema"
+"""Violations quote the answer."""
 
 
 class AttemptSpan:
@@ -77,7 +81,7 @@ _OFF = AttemptSpan(INVALID_SPAN, NullObserver())
 
 
 class RunTelemetry:
-    """Starts the spans of runs. Made once, after `setup.configure`.
+    """Starts the spans of runs and model calls. Made once, after `setup.configure`.
 
     Args:
         provider: where spans go; None is the process's own provider.
@@ -130,6 +134,13 @@ class RunTelemetry:
         return AttemptSpan(
             span, _SpanObserver(self._tracer, set_span_in_context(span, Context()), conversation)
         )
+
+    def request_observer(self) -> Observer:
+        """Makes the spans of model calls under the span that is current now, such as that of an rpc."""
+        span = get_current_span()
+        if self._tracer is None or not span.is_recording():
+            return NullObserver()
+        return _SpanObserver(self._tracer, set_span_in_context(span, Context()), {})
 
 
 def current_traceparent() -> str | None:
@@ -199,21 +210,19 @@ class _InferenceSpan:
 
     def ended(self, end: TurnEnd) -> None:
         end_ns = time_ns()
-        usage = end.usage
         self._span.set_attributes(
             {
                 semconv.GEN_AI_RESPONSE_MODEL: self._model.name,
                 semconv.GEN_AI_RESPONSE_FINISH_REASONS: (end.finish_reason.value,),
-                semconv.GEN_AI_USAGE_INPUT_TOKENS: usage.input_tokens,
-                semconv.GEN_AI_USAGE_OUTPUT_TOKENS: usage.output_tokens,
-                semconv.GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS: usage.cached_input_tokens,
-                semconv.GEN_AI_USAGE_REASONING_OUTPUT_TOKENS: usage.reasoning_output_tokens,
+                **_usage_attributes(end.usage),
             }
         )
         self._record_engine(end.timings, end_ns)
         self._span.end(end_ns)
 
     def failed(self, error: Exception) -> None:
+        if isinstance(error, OutputInvalid):
+            self._span.set_attributes(_usage_attributes(error.usage))
         _set_error(self._span, error)
         self._span.end()
 
@@ -243,6 +252,15 @@ class _InferenceSpan:
         span.end(end_ns)
 
 
+def _usage_attributes(usage: Usage) -> dict[str, AttributeValue]:
+    return {
+        semconv.GEN_AI_USAGE_INPUT_TOKENS: usage.input_tokens,
+        semconv.GEN_AI_USAGE_OUTPUT_TOKENS: usage.output_tokens,
+        semconv.GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS: usage.cached_input_tokens,
+        semconv.GEN_AI_USAGE_REASONING_OUTPUT_TOKENS: usage.reasoning_output_tokens,
+    }
+
+
 def _request_attributes(
     sampling: Sampling, max_output_tokens: int | None, response_format: ResponseFormat
 ) -> dict[str, AttributeValue]:
@@ -263,7 +281,8 @@ def _request_attributes(
 def _set_error(span: Span, error: Exception | RunError) -> None:
     if isinstance(error, RunError):
         span.set_attribute(semconv.ERROR_TYPE, error.code.value)
-        span.set_status(StatusCode.ERROR, error.message)
+        quotes = error.code is RunErrorCode.OUTPUT_INVALID
+        span.set_status(StatusCode.ERROR, _ANSWER_INVALID if quotes else error.message)
     else:
         span.set_attribute(semconv.ERROR_TYPE, type(error).__qualname__)
         span.set_status(StatusCode.ERROR, _safe_text(error))
@@ -271,4 +290,6 @@ def _set_error(span: Span, error: Exception | RunError) -> None:
 
 def _safe_text(error: Exception) -> str | None:
     """The text of our own errors; anybody else's may quote what was said."""
+    if isinstance(error, OutputInvalid):
+        return _ANSWER_INVALID
     return str(error) if isinstance(error, RuntimeFault | AssistantsError) else None

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x61ssistants/v1/common.proto\x12\rassistants.v1\x1a\x1fgoogle/api/field_behavior.proto\"\x8a\x01\n\x05Usage\x12\x1a\n\x0cinput_tokens\x18\x01 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x1b\n\routput_tokens\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12!\n\x13\x63\x61\x63hed_input_tokens\x18\x03 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12%\n\x17reasoning_output_tokens\x18\x04 \x01(\x03\x42\x04\xe2\x41\x01\x03\"\x88\x01\n\x10GenerationParams\x12\x1e\n\x0btemperature\x18\x01 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x18\n\x05top_p\x18\x02 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x12\x17\n\x04seed\x18\x03 \x01(\x03\x42\x04\xe2\x41\x01\x01H\x02\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x07\n\x05_seed\"\xe9\x01\n\x0eResponseFormat\x12\x38\n\x04text\x18\x01 \x01(\x0b\x32\".assistants.v1.ResponseFormat.TextB\x04\xe2\x41\x01\x01H\x00\x12\x45\n\x0bjson_object\x18\x02 \x01(\x0b\x32(.assistants.v1.ResponseFormat.JsonObjectB\x04\xe2\x41\x01\x01H\x00\x12\x36\n\x0bjson_schema\x18\x03 \x01(\x0b\x32\x19.assistants.v1.JsonSchemaB\x04\xe2\x41\x01\x01H\x00\x1a\x06\n\x04Text\x1a\x0c\n\nJsonObjectB\x08\n\x06\x66ormat\"l\n\nJsonSchema\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x19\n\x0b\x64\x65scription\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x19\n\x0bschema_json\x18\x03 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06strict\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01*\x8b\x01\n\x06\x45\x66\x66ort\x12\x16\n\x12\x45\x46\x46ORT_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x45\x46\x46ORT_NONE\x10\x01\x12\x12\n\x0e\x45\x46\x46ORT_MINIMAL\x10\x02\x12\x0e\n\nEFFORT_LOW\x10\x03\x12\x11\n\rEFFORT_MEDIUM\x10\x04\x12\x0f\n\x0b\x45\x46\x46ORT_HIGH\x10\x05\x12\x10\n\x0c\x45\x46\x46ORT_XHIGH\x10\x06\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x61ssistants/v1/common.proto\x12\rassistants.v1\x1a\x1fgoogle/api/field_behavior.proto\"\x8a\x01\n\x05Usage\x12\x1a\n\x0cinput_tokens\x18\x01 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x1b\n\routput_tokens\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12!\n\x13\x63\x61\x63hed_input_tokens\x18\x03 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12%\n\x17reasoning_output_tokens\x18\x04 \x01(\x03\x42\x04\xe2\x41\x01\x03\"1\n\x04Vote\x12\x14\n\x06\x61nswer\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x13\n\x05\x63ount\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x03\"\xfe\x01\n\x10GenerationParams\x12\x1e\n\x0btemperature\x18\x01 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x18\n\x05top_p\x18\x02 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x01\x88\x01\x01\x12\x17\n\x04seed\x18\x03 \x01(\x03\x42\x04\xe2\x41\x01\x01H\x02\x88\x01\x01\x12#\n\x10presence_penalty\x18\x04 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x03\x88\x01\x01\x12$\n\x11\x66requency_penalty\x18\x05 \x01(\x01\x42\x04\xe2\x41\x01\x01H\x04\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x07\n\x05_seedB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penalty\"\xe9\x01\n\x0eResponseFormat\x12\x38\n\x04text\x18\x01 \x01(\x0b\x32\".assistants.v1.ResponseFormat.TextB\x04\xe2\x41\x01\x01H\x00\x12\x45\n\x0bjson_object\x18\x02 \x01(\x0b\x32(.assistants.v1.ResponseFormat.JsonObjectB\x04\xe2\x41\x01\x01H\x00\x12\x36\n\x0bjson_schema\x18\x03 \x01(\x0b\x32\x19.assistants.v1.JsonSchemaB\x04\xe2\x41\x01\x01H\x00\x1a\x06\n\x04Text\x1a\x0c\n\nJsonObjectB\x08\n\x06\x66ormat\"l\n\nJsonSchema\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x19\n\x0b\x64\x65scription\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x19\n\x0bschema_json\x18\x03 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06strict\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01*\x8b\x01\n\x06\x45\x66\x66ort\x12\x16\n\x12\x45\x46\x46ORT_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x45\x46\x46ORT_NONE\x10\x01\x12\x12\n\x0e\x45\x46\x46ORT_MINIMAL\x10\x02\x12\x0e\n\nEFFORT_LOW\x10\x03\x12\x11\n\rEFFORT_MEDIUM\x10\x04\x12\x0f\n\x0b\x45\x46\x46ORT_HIGH\x10\x05\x12\x10\n\x0c\x45\x46\x46ORT_XHIGH\x10\x06\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,12 +40,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_USAGE'].fields_by_name['cached_input_tokens']._serialized_options = b'\342A\001\003'
   _globals['_USAGE'].fields_by_name['reasoning_output_tokens']._loaded_options = None
   _globals['_USAGE'].fields_by_name['reasoning_output_tokens']._serialized_options = b'\342A\001\003'
+  _globals['_VOTE'].fields_by_name['answer']._loaded_options = None
+  _globals['_VOTE'].fields_by_name['answer']._serialized_options = b'\342A\001\003'
+  _globals['_VOTE'].fields_by_name['count']._loaded_options = None
+  _globals['_VOTE'].fields_by_name['count']._serialized_options = b'\342A\001\003'
   _globals['_GENERATIONPARAMS'].fields_by_name['temperature']._loaded_options = None
   _globals['_GENERATIONPARAMS'].fields_by_name['temperature']._serialized_options = b'\342A\001\001'
   _globals['_GENERATIONPARAMS'].fields_by_name['top_p']._loaded_options = None
   _globals['_GENERATIONPARAMS'].fields_by_name['top_p']._serialized_options = b'\342A\001\001'
   _globals['_GENERATIONPARAMS'].fields_by_name['seed']._loaded_options = None
   _globals['_GENERATIONPARAMS'].fields_by_name['seed']._serialized_options = b'\342A\001\001'
+  _globals['_GENERATIONPARAMS'].fields_by_name['presence_penalty']._loaded_options = None
+  _globals['_GENERATIONPARAMS'].fields_by_name['presence_penalty']._serialized_options = b'\342A\001\001'
+  _globals['_GENERATIONPARAMS'].fields_by_name['frequency_penalty']._loaded_options = None
+  _globals['_GENERATIONPARAMS'].fields_by_name['frequency_penalty']._serialized_options = b'\342A\001\001'
   _globals['_RESPONSEFORMAT'].fields_by_name['text']._loaded_options = None
   _globals['_RESPONSEFORMAT'].fields_by_name['text']._serialized_options = b'\342A\001\001'
   _globals['_RESPONSEFORMAT'].fields_by_name['json_object']._loaded_options = None
@@ -60,18 +68,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_JSONSCHEMA'].fields_by_name['schema_json']._serialized_options = b'\342A\001\002'
   _globals['_JSONSCHEMA'].fields_by_name['strict']._loaded_options = None
   _globals['_JSONSCHEMA'].fields_by_name['strict']._serialized_options = b'\342A\001\001'
-  _globals['_EFFORT']._serialized_start=705
-  _globals['_EFFORT']._serialized_end=844
+  _globals['_EFFORT']._serialized_start=874
+  _globals['_EFFORT']._serialized_end=1013
   _globals['_USAGE']._serialized_start=79
   _globals['_USAGE']._serialized_end=217
-  _globals['_GENERATIONPARAMS']._serialized_start=220
-  _globals['_GENERATIONPARAMS']._serialized_end=356
-  _globals['_RESPONSEFORMAT']._serialized_start=359
-  _globals['_RESPONSEFORMAT']._serialized_end=592
-  _globals['_RESPONSEFORMAT_TEXT']._serialized_start=562
-  _globals['_RESPONSEFORMAT_TEXT']._serialized_end=568
-  _globals['_RESPONSEFORMAT_JSONOBJECT']._serialized_start=570
-  _globals['_RESPONSEFORMAT_JSONOBJECT']._serialized_end=582
-  _globals['_JSONSCHEMA']._serialized_start=594
-  _globals['_JSONSCHEMA']._serialized_end=702
+  _globals['_VOTE']._serialized_start=219
+  _globals['_VOTE']._serialized_end=268
+  _globals['_GENERATIONPARAMS']._serialized_start=271
+  _globals['_GENERATIONPARAMS']._serialized_end=525
+  _globals['_RESPONSEFORMAT']._serialized_start=528
+  _globals['_RESPONSEFORMAT']._serialized_end=761
+  _globals['_RESPONSEFORMAT_TEXT']._serialized_start=731
+  _globals['_RESPONSEFORMAT_TEXT']._serialized_end=737
+  _globals['_RESPONSEFORMAT_JSONOBJECT']._serialized_start=739
+  _globals['_RESPONSEFORMAT_JSONOBJECT']._serialized_end=751
+  _globals['_JSONSCHEMA']._serialized_start=763
+  _globals['_JSONSCHEMA']._serialized_end=871
 # @@protoc_insertion_point(module_scope)

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x61ssistants/v1/content.proto\x12\rassistants.v1\x1a\x1fgoogle/api/field_behavior.proto\"\x8b\x02\n\x0b\x43ontentPart\x12)\n\x04text\x18\x01 \x01(\x0b\x32\x13.assistants.v1.TextB\x04\xe2\x41\x01\x01H\x00\x12\x34\n\nimage_file\x18\x02 \x01(\x0b\x32\x18.assistants.v1.ImageFileB\x04\xe2\x41\x01\x01H\x00\x12-\n\x04\x66ile\x18\x03 \x01(\x0b\x32\x17.assistants.v1.FilePartB\x04\xe2\x41\x01\x01H\x00\x12\x33\n\treasoning\x18\x04 \x01(\x0b\x32\x18.assistants.v1.ReasoningB\x04\xe2\x41\x01\x01H\x00\x12/\n\x07refusal\x18\x05 \x01(\x0b\x32\x16.assistants.v1.RefusalB\x04\xe2\x41\x01\x01H\x00\x42\x06\n\x04part\"Q\n\x04Text\x12\x13\n\x05value\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x34\n\x0b\x61nnotations\x18\x02 \x03(\x0b\x32\x19.assistants.v1.AnnotationB\x04\xe2\x41\x01\x03\"\x88\x02\n\nAnnotation\x12\x12\n\x04text\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x19\n\x0bstart_index\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x17\n\tend_index\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x38\n\x0curl_citation\x18\x04 \x01(\x0b\x32\x1a.assistants.v1.UrlCitationB\x04\xe2\x41\x01\x03H\x00\x12:\n\rfile_citation\x18\x05 \x01(\x0b\x32\x1b.assistants.v1.FileCitationB\x04\xe2\x41\x01\x03H\x00\x12\x32\n\tfile_path\x18\x06 \x01(\x0b\x32\x17.assistants.v1.FilePathB\x04\xe2\x41\x01\x03H\x00\x42\x08\n\x06target\"5\n\x0bUrlCitation\x12\x11\n\x03url\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x13\n\x05title\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\"\"\n\x0c\x46ileCitation\x12\x12\n\x04\x66ile\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\"\x1e\n\x08\x46ilePath\x12\x12\n\x04\x66ile\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\"\x1f\n\tImageFile\x12\x12\n\x04\x66ile\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\x1e\n\x08\x46ilePart\x12\x12\n\x04\x66ile\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\x1f\n\tReasoning\x12\x12\n\x04text\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\"\x1d\n\x07Refusal\x12\x12\n\x04text\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03*?\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\r\n\tROLE_USER\x10\x01\x12\x12\n\x0eROLE_ASSISTANT\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x61ssistants/v1/content.proto\x12\rassistants.v1\x1a\x1fgoogle/api/field_behavior.proto\"\xf7\x02\n\x0b\x43ontentPart\x12)\n\x04text\x18\x01 \x01(\x0b\x32\x13.assistants.v1.TextB\x04\xe2\x41\x01\x01H\x00\x12\x34\n\nimage_file\x18\x02 \x01(\x0b\x32\x18.assistants.v1.ImageFileB\x04\xe2\x41\x01\x01H\x00\x12-\n\x04\x66ile\x18\x03 \x01(\x0b\x32\x17.assistants.v1.FilePartB\x04\xe2\x41\x01\x01H\x00\x12\x33\n\treasoning\x18\x04 \x01(\x0b\x32\x18.assistants.v1.ReasoningB\x04\xe2\x41\x01\x01H\x00\x12/\n\x07refusal\x18\x05 \x01(\x0b\x32\x16.assistants.v1.RefusalB\x04\xe2\x41\x01\x01H\x00\x12\x32\n\timage_url\x18\x06 \x01(\x0b\x32\x17.assistants.v1.ImageUrlB\x04\xe2\x41\x01\x01H\x00\x12\x36\n\x0binput_audio\x18\x07 \x01(\x0b\x32\x19.assistants.v1.InputAudioB\x04\xe2\x41\x01\x01H\x00\x42\x06\n\x04part\"Q\n\x04Text\x12\x13\n\x05value\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x34\n\x0b\x61nnotations\x18\x02 \x03(\x0b\x32\x19.assistants.v1.AnnotationB\x04\xe2\x41\x01\x03\"\x88\x02\n\nAnnotation\x12\x12\n\x04text\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x19\n\x0bstart_index\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x17\n\tend_index\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x38\n\x0curl_citation\x18\x04 \x01(\x0b\x32\x1a.assistants.v1.UrlCitationB\x04\xe2\x41\x01\x03H\x00\x12:\n\rfile_citation\x18\x05 \x01(\x0b\x32\x1b.assistants.v1.FileCitationB\x04\xe2\x41\x01\x03H\x00\x12\x32\n\tfile_path\x18\x06 \x01(\x0b\x32\x17.assistants.v1.FilePathB\x04\xe2\x41\x01\x03H\x00\x42\x08\n\x06target\"5\n\x0bUrlCitation\x12\x11\n\x03url\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x13\n\x05title\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\"\"\n\x0c\x46ileCitation\x12\x12\n\x04\x66ile\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\"\x1e\n\x08\x46ilePath\x12\x12\n\x04\x66ile\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\"\x1f\n\tImageFile\x12\x12\n\x04\x66ile\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\x1d\n\x08ImageUrl\x12\x11\n\x03url\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01\"6\n\nInputAudio\x12\x12\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x42\x04\xe2\x41\x01\x01\x12\x14\n\x06\x66ormat\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"\x1e\n\x08\x46ilePart\x12\x12\n\x04\x66ile\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\x1f\n\tReasoning\x12\x12\n\x04text\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\"\x1d\n\x07Refusal\x12\x12\n\x04text\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03*?\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\r\n\tROLE_USER\x10\x01\x12\x12\n\x0eROLE_ASSISTANT\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,6 +42,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CONTENTPART'].fields_by_name['reasoning']._serialized_options = b'\342A\001\001'
   _globals['_CONTENTPART'].fields_by_name['refusal']._loaded_options = None
   _globals['_CONTENTPART'].fields_by_name['refusal']._serialized_options = b'\342A\001\001'
+  _globals['_CONTENTPART'].fields_by_name['image_url']._loaded_options = None
+  _globals['_CONTENTPART'].fields_by_name['image_url']._serialized_options = b'\342A\001\001'
+  _globals['_CONTENTPART'].fields_by_name['input_audio']._loaded_options = None
+  _globals['_CONTENTPART'].fields_by_name['input_audio']._serialized_options = b'\342A\001\001'
   _globals['_TEXT'].fields_by_name['value']._loaded_options = None
   _globals['_TEXT'].fields_by_name['value']._serialized_options = b'\342A\001\002'
   _globals['_TEXT'].fields_by_name['annotations']._loaded_options = None
@@ -68,32 +72,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FILEPATH'].fields_by_name['file']._serialized_options = b'\342A\001\003'
   _globals['_IMAGEFILE'].fields_by_name['file']._loaded_options = None
   _globals['_IMAGEFILE'].fields_by_name['file']._serialized_options = b'\342A\001\002'
+  _globals['_IMAGEURL'].fields_by_name['url']._loaded_options = None
+  _globals['_IMAGEURL'].fields_by_name['url']._serialized_options = b'\342A\001\001'
+  _globals['_INPUTAUDIO'].fields_by_name['data']._loaded_options = None
+  _globals['_INPUTAUDIO'].fields_by_name['data']._serialized_options = b'\342A\001\001'
+  _globals['_INPUTAUDIO'].fields_by_name['format']._loaded_options = None
+  _globals['_INPUTAUDIO'].fields_by_name['format']._serialized_options = b'\342A\001\001'
   _globals['_FILEPART'].fields_by_name['file']._loaded_options = None
   _globals['_FILEPART'].fields_by_name['file']._serialized_options = b'\342A\001\002'
   _globals['_REASONING'].fields_by_name['text']._loaded_options = None
   _globals['_REASONING'].fields_by_name['text']._serialized_options = b'\342A\001\003'
   _globals['_REFUSAL'].fields_by_name['text']._loaded_options = None
   _globals['_REFUSAL'].fields_by_name['text']._serialized_options = b'\342A\001\003'
-  _globals['_ROLE']._serialized_start=951
-  _globals['_ROLE']._serialized_end=1014
+  _globals['_ROLE']._serialized_start=1146
+  _globals['_ROLE']._serialized_end=1209
   _globals['_CONTENTPART']._serialized_start=80
-  _globals['_CONTENTPART']._serialized_end=347
-  _globals['_TEXT']._serialized_start=349
-  _globals['_TEXT']._serialized_end=430
-  _globals['_ANNOTATION']._serialized_start=433
-  _globals['_ANNOTATION']._serialized_end=697
-  _globals['_URLCITATION']._serialized_start=699
-  _globals['_URLCITATION']._serialized_end=752
-  _globals['_FILECITATION']._serialized_start=754
-  _globals['_FILECITATION']._serialized_end=788
-  _globals['_FILEPATH']._serialized_start=790
-  _globals['_FILEPATH']._serialized_end=820
-  _globals['_IMAGEFILE']._serialized_start=822
-  _globals['_IMAGEFILE']._serialized_end=853
-  _globals['_FILEPART']._serialized_start=855
-  _globals['_FILEPART']._serialized_end=885
-  _globals['_REASONING']._serialized_start=887
-  _globals['_REASONING']._serialized_end=918
-  _globals['_REFUSAL']._serialized_start=920
-  _globals['_REFUSAL']._serialized_end=949
+  _globals['_CONTENTPART']._serialized_end=455
+  _globals['_TEXT']._serialized_start=457
+  _globals['_TEXT']._serialized_end=538
+  _globals['_ANNOTATION']._serialized_start=541
+  _globals['_ANNOTATION']._serialized_end=805
+  _globals['_URLCITATION']._serialized_start=807
+  _globals['_URLCITATION']._serialized_end=860
+  _globals['_FILECITATION']._serialized_start=862
+  _globals['_FILECITATION']._serialized_end=896
+  _globals['_FILEPATH']._serialized_start=898
+  _globals['_FILEPATH']._serialized_end=928
+  _globals['_IMAGEFILE']._serialized_start=930
+  _globals['_IMAGEFILE']._serialized_end=961
+  _globals['_IMAGEURL']._serialized_start=963
+  _globals['_IMAGEURL']._serialized_end=992
+  _globals['_INPUTAUDIO']._serialized_start=994
+  _globals['_INPUTAUDIO']._serialized_end=1048
+  _globals['_FILEPART']._serialized_start=1050
+  _globals['_FILEPART']._serialized_end=1080
+  _globals['_REASONING']._serialized_start=1082
+  _globals['_REASONING']._serialized_end=1113
+  _globals['_REFUSAL']._serialized_start=1115
+  _globals['_REFUSAL']._serialized_end=1144
 # @@protoc_insertion_point(module_scope)

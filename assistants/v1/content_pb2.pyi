@@ -54,6 +54,8 @@ class ContentPart(_message.Message):
     FILE_FIELD_NUMBER: _builtins.int
     REASONING_FIELD_NUMBER: _builtins.int
     REFUSAL_FIELD_NUMBER: _builtins.int
+    IMAGE_URL_FIELD_NUMBER: _builtins.int
+    INPUT_AUDIO_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def text(self) -> Global___Text:
         """Optional. Text."""
@@ -74,6 +76,14 @@ class ContentPart(_message.Message):
     def refusal(self) -> Global___Refusal:
         """Optional. The model's refusal. Output only."""
 
+    @_builtins.property
+    def image_url(self) -> Global___ImageUrl:
+        """Optional. An image elsewhere. Refused: models are text only."""
+
+    @_builtins.property
+    def input_audio(self) -> Global___InputAudio:
+        """Optional. Sound. Refused: models are text only."""
+
     def __init__(
         self,
         *,
@@ -82,12 +92,14 @@ class ContentPart(_message.Message):
         file: Global___FilePart | None = ...,
         reasoning: Global___Reasoning | None = ...,
         refusal: Global___Refusal | None = ...,
+        image_url: Global___ImageUrl | None = ...,
+        input_audio: Global___InputAudio | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["file", b"file", "image_file", b"image_file", "part", b"part", "reasoning", b"reasoning", "refusal", b"refusal", "text", b"text"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["file", b"file", "image_file", b"image_file", "image_url", b"image_url", "input_audio", b"input_audio", "part", b"part", "reasoning", b"reasoning", "refusal", b"refusal", "text", b"text"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["file", b"file", "image_file", b"image_file", "part", b"part", "reasoning", b"reasoning", "refusal", b"refusal", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["file", b"file", "image_file", b"image_file", "image_url", b"image_url", "input_audio", b"input_audio", "part", b"part", "reasoning", b"reasoning", "refusal", b"refusal", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["text", "image_file", "file", "reasoning", "refusal"]  # noqa: Y015
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["text", "image_file", "file", "reasoning", "refusal", "image_url", "input_audio"]  # noqa: Y015
     _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
 
@@ -262,6 +274,54 @@ class ImageFile(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ImageFile: _TypeAlias = ImageFile  # noqa: Y015
+
+@_typing.final
+class ImageUrl(_message.Message):
+    """An image elsewhere."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    URL_FIELD_NUMBER: _builtins.int
+    url: _builtins.str
+    """Optional. Its address."""
+    def __init__(
+        self,
+        *,
+        url: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImageUrl: _TypeAlias = ImageUrl  # noqa: Y015
+
+@_typing.final
+class InputAudio(_message.Message):
+    """Sound."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATA_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    data: _builtins.bytes
+    """Optional. Its bytes."""
+    format: _builtins.str
+    """Optional. Its format, such as "wav"."""
+    def __init__(
+        self,
+        *,
+        data: _builtins.bytes = ...,
+        format: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "format", b"format"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InputAudio: _TypeAlias = InputAudio  # noqa: Y015
 
 @_typing.final
 class FilePart(_message.Message):

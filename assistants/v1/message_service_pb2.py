@@ -29,7 +29,7 @@ from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mas
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#assistants/v1/message_service.proto\x12\rassistants.v1\x1a\x1b\x61ssistants/v1/content.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9e\x07\n\x07Message\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\'\n\x04role\x18\x02 \x01(\x0e\x32\x13.assistants.v1.RoleB\x04\xe2\x41\x01\x02\x12\x31\n\x07\x63ontent\x18\x03 \x03(\x0b\x32\x1a.assistants.v1.ContentPartB\x04\xe2\x41\x01\x02\x12\x31\n\x05state\x18\x04 \x01(\x0e\x32\x1c.assistants.v1.Message.StateB\x04\xe2\x41\x01\x03\x12H\n\x11incomplete_reason\x18\x05 \x01(\x0e\x32\'.assistants.v1.Message.IncompleteReasonB\x04\xe2\x41\x01\x03\x12\x17\n\tassistant\x18\x06 \x01(\tB\x04\xe2\x41\x01\x03\x12\x11\n\x03run\x18\x07 \x01(\tB\x04\xe2\x41\x01\x03\x12<\n\x0b\x61ttachments\x18\x08 \x03(\x0b\x32!.assistants.v1.Message.AttachmentB\x04\xe2\x41\x01\x01\x12<\n\x08metadata\x18\t \x03(\x0b\x32$.assistants.v1.Message.MetadataEntryB\x04\xe2\x41\x01\x01\x12\x35\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x32\n\x08\x65nd_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x1a\x35\n\nAttachment\x12\x12\n\x04\x66ile\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05tools\x18\x02 \x03(\tB\x04\xe2\x41\x01\x01\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"`\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11STATE_IN_PROGRESS\x10\x01\x12\x14\n\x10STATE_INCOMPLETE\x10\x02\x12\x13\n\x0fSTATE_COMPLETED\x10\x03\"\xc8\x01\n\x10IncompleteReason\x12!\n\x1dINCOMPLETE_REASON_UNSPECIFIED\x10\x00\x12\'\n#INCOMPLETE_REASON_MAX_OUTPUT_TOKENS\x10\x01\x12#\n\x1fINCOMPLETE_REASON_RUN_CANCELLED\x10\x02\x12!\n\x1dINCOMPLETE_REASON_RUN_EXPIRED\x10\x03\x12 \n\x1cINCOMPLETE_REASON_RUN_FAILED\x10\x04\"u\n\x14\x43reateMessageRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12-\n\x07message\x18\x02 \x01(\x0b\x32\x16.assistants.v1.MessageB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"\'\n\x11GetMessageRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\x89\x01\n\x13ListMessagesRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x16\n\x08order_by\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\x12\x11\n\x03run\x18\x05 \x01(\tB\x04\xe2\x41\x01\x01\"e\n\x14ListMessagesResponse\x12.\n\x08messages\x18\x01 \x03(\x0b\x32\x16.assistants.v1.MessageB\x04\xe2\x41\x01\x03\x12\x1d\n\x0fnext_page_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\"|\n\x14UpdateMessageRequest\x12-\n\x07message\x18\x01 \x01(\x0b\x32\x16.assistants.v1.MessageB\x04\xe2\x41\x01\x02\x12\x35\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x04\xe2\x41\x01\x01\"*\n\x14\x44\x65leteMessageRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x32\x9b\x03\n\x0eMessageService\x12L\n\rCreateMessage\x12#.assistants.v1.CreateMessageRequest\x1a\x16.assistants.v1.Message\x12\x46\n\nGetMessage\x12 .assistants.v1.GetMessageRequest\x1a\x16.assistants.v1.Message\x12W\n\x0cListMessages\x12\".assistants.v1.ListMessagesRequest\x1a#.assistants.v1.ListMessagesResponse\x12L\n\rUpdateMessage\x12#.assistants.v1.UpdateMessageRequest\x1a\x16.assistants.v1.Message\x12L\n\rDeleteMessage\x12#.assistants.v1.DeleteMessageRequest\x1a\x16.google.protobuf.Emptyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#assistants/v1/message_service.proto\x12\rassistants.v1\x1a\x1b\x61ssistants/v1/content.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc2\x07\n\x07Message\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\'\n\x04role\x18\x02 \x01(\x0e\x32\x13.assistants.v1.RoleB\x04\xe2\x41\x01\x02\x12\x31\n\x07\x63ontent\x18\x03 \x03(\x0b\x32\x1a.assistants.v1.ContentPartB\x04\xe2\x41\x01\x02\x12\x31\n\x05state\x18\x04 \x01(\x0e\x32\x1c.assistants.v1.Message.StateB\x04\xe2\x41\x01\x03\x12H\n\x11incomplete_reason\x18\x05 \x01(\x0e\x32\'.assistants.v1.Message.IncompleteReasonB\x04\xe2\x41\x01\x03\x12\x17\n\tassistant\x18\x06 \x01(\tB\x04\xe2\x41\x01\x03\x12\x11\n\x03run\x18\x07 \x01(\tB\x04\xe2\x41\x01\x03\x12<\n\x0b\x61ttachments\x18\x08 \x03(\x0b\x32!.assistants.v1.Message.AttachmentB\x04\xe2\x41\x01\x01\x12<\n\x08metadata\x18\t \x03(\x0b\x32$.assistants.v1.Message.MetadataEntryB\x04\xe2\x41\x01\x01\x12\x35\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x32\n\x08\x65nd_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x1a\x35\n\nAttachment\x12\x12\n\x04\x66ile\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05tools\x18\x02 \x03(\tB\x04\xe2\x41\x01\x01\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"`\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11STATE_IN_PROGRESS\x10\x01\x12\x14\n\x10STATE_INCOMPLETE\x10\x02\x12\x13\n\x0fSTATE_COMPLETED\x10\x03\"\xec\x01\n\x10IncompleteReason\x12!\n\x1dINCOMPLETE_REASON_UNSPECIFIED\x10\x00\x12\'\n#INCOMPLETE_REASON_MAX_OUTPUT_TOKENS\x10\x01\x12#\n\x1fINCOMPLETE_REASON_RUN_CANCELLED\x10\x02\x12!\n\x1dINCOMPLETE_REASON_RUN_EXPIRED\x10\x03\x12 \n\x1cINCOMPLETE_REASON_RUN_FAILED\x10\x04\x12\"\n\x1eINCOMPLETE_REASON_ATTEMPT_LOST\x10\x05\"u\n\x14\x43reateMessageRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12-\n\x07message\x18\x02 \x01(\x0b\x32\x16.assistants.v1.MessageB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"\'\n\x11GetMessageRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\x89\x01\n\x13ListMessagesRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x16\n\x08order_by\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\x12\x11\n\x03run\x18\x05 \x01(\tB\x04\xe2\x41\x01\x01\"e\n\x14ListMessagesResponse\x12.\n\x08messages\x18\x01 \x03(\x0b\x32\x16.assistants.v1.MessageB\x04\xe2\x41\x01\x03\x12\x1d\n\x0fnext_page_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\"|\n\x14UpdateMessageRequest\x12-\n\x07message\x18\x01 \x01(\x0b\x32\x16.assistants.v1.MessageB\x04\xe2\x41\x01\x02\x12\x35\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x04\xe2\x41\x01\x01\"*\n\x14\x44\x65leteMessageRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x32\x9b\x03\n\x0eMessageService\x12L\n\rCreateMessage\x12#.assistants.v1.CreateMessageRequest\x1a\x16.assistants.v1.Message\x12\x46\n\nGetMessage\x12 .assistants.v1.GetMessageRequest\x1a\x16.assistants.v1.Message\x12W\n\x0cListMessages\x12\".assistants.v1.ListMessagesRequest\x1a#.assistants.v1.ListMessagesResponse\x12L\n\rUpdateMessage\x12#.assistants.v1.UpdateMessageRequest\x1a\x16.assistants.v1.Message\x12L\n\rDeleteMessage\x12#.assistants.v1.DeleteMessageRequest\x1a\x16.google.protobuf.Emptyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -93,7 +93,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DELETEMESSAGEREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_DELETEMESSAGEREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
   _globals['_MESSAGE']._serialized_start=213
-  _globals['_MESSAGE']._serialized_end=1139
+  _globals['_MESSAGE']._serialized_end=1175
   _globals['_MESSAGE_ATTACHMENT']._serialized_start=736
   _globals['_MESSAGE_ATTACHMENT']._serialized_end=789
   _globals['_MESSAGE_METADATAENTRY']._serialized_start=791
@@ -101,19 +101,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MESSAGE_STATE']._serialized_start=840
   _globals['_MESSAGE_STATE']._serialized_end=936
   _globals['_MESSAGE_INCOMPLETEREASON']._serialized_start=939
-  _globals['_MESSAGE_INCOMPLETEREASON']._serialized_end=1139
-  _globals['_CREATEMESSAGEREQUEST']._serialized_start=1141
-  _globals['_CREATEMESSAGEREQUEST']._serialized_end=1258
-  _globals['_GETMESSAGEREQUEST']._serialized_start=1260
-  _globals['_GETMESSAGEREQUEST']._serialized_end=1299
-  _globals['_LISTMESSAGESREQUEST']._serialized_start=1302
-  _globals['_LISTMESSAGESREQUEST']._serialized_end=1439
-  _globals['_LISTMESSAGESRESPONSE']._serialized_start=1441
-  _globals['_LISTMESSAGESRESPONSE']._serialized_end=1542
-  _globals['_UPDATEMESSAGEREQUEST']._serialized_start=1544
-  _globals['_UPDATEMESSAGEREQUEST']._serialized_end=1668
-  _globals['_DELETEMESSAGEREQUEST']._serialized_start=1670
-  _globals['_DELETEMESSAGEREQUEST']._serialized_end=1712
-  _globals['_MESSAGESERVICE']._serialized_start=1715
-  _globals['_MESSAGESERVICE']._serialized_end=2126
+  _globals['_MESSAGE_INCOMPLETEREASON']._serialized_end=1175
+  _globals['_CREATEMESSAGEREQUEST']._serialized_start=1177
+  _globals['_CREATEMESSAGEREQUEST']._serialized_end=1294
+  _globals['_GETMESSAGEREQUEST']._serialized_start=1296
+  _globals['_GETMESSAGEREQUEST']._serialized_end=1335
+  _globals['_LISTMESSAGESREQUEST']._serialized_start=1338
+  _globals['_LISTMESSAGESREQUEST']._serialized_end=1475
+  _globals['_LISTMESSAGESRESPONSE']._serialized_start=1477
+  _globals['_LISTMESSAGESRESPONSE']._serialized_end=1578
+  _globals['_UPDATEMESSAGEREQUEST']._serialized_start=1580
+  _globals['_UPDATEMESSAGEREQUEST']._serialized_end=1704
+  _globals['_DELETEMESSAGEREQUEST']._serialized_start=1706
+  _globals['_DELETEMESSAGEREQUEST']._serialized_end=1748
+  _globals['_MESSAGESERVICE']._serialized_start=1751
+  _globals['_MESSAGESERVICE']._serialized_end=2162
 # @@protoc_insertion_point(module_scope)

@@ -71,6 +71,8 @@ class Message(_message.Message):
         """The run expired."""
         INCOMPLETE_REASON_RUN_FAILED: Message._IncompleteReason.ValueType  # 4
         """The run failed."""
+        INCOMPLETE_REASON_ATTEMPT_LOST: Message._IncompleteReason.ValueType  # 5
+        """The attempt that began it was lost, and the next one did without it."""
 
     class IncompleteReason(_IncompleteReason, metaclass=_IncompleteReasonEnumTypeWrapper):
         """Why a message was cut short. More may be added."""
@@ -85,6 +87,8 @@ class Message(_message.Message):
     """The run expired."""
     INCOMPLETE_REASON_RUN_FAILED: Message.IncompleteReason.ValueType  # 4
     """The run failed."""
+    INCOMPLETE_REASON_ATTEMPT_LOST: Message.IncompleteReason.ValueType  # 5
+    """The attempt that began it was lost, and the next one did without it."""
 
     @_typing.final
     class Attachment(_message.Message):

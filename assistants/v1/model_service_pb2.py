@@ -26,7 +26,7 @@ from assistants.v1 import common_pb2 as assistants_dot_v1_dot_common__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!assistants/v1/model_service.proto\x12\rassistants.v1\x1a\x1a\x61ssistants/v1/common.proto\x1a\x1fgoogle/api/field_behavior.proto\"\xe7\x04\n\x05Model\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x1a\n\x0c\x64isplay_name\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12/\n\x05state\x18\x03 \x01(\x0e\x32\x1a.assistants.v1.Model.StateB\x04\xe2\x41\x01\x03\x12\x1c\n\x0e\x63ontext_tokens\x18\x04 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12=\n\x0c\x63\x61pabilities\x18\x05 \x01(\x0b\x32!.assistants.v1.Model.CapabilitiesB\x04\xe2\x41\x01\x03\x12\x31\n\x07\x61liases\x18\x06 \x03(\x0b\x32\x1a.assistants.v1.Model.AliasB\x04\xe2\x41\x01\x03\x12\x15\n\x07license\x18\x07 \x01(\tB\x04\xe2\x41\x01\x03\x12\x18\n\nsize_bytes\x18\x08 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x13\n\x05slots\x18\t \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x16\n\x08provider\x18\n \x01(\tB\x04\xe2\x41\x01\x03\x1aI\n\x05\x41lias\x12\x13\n\x05\x61lias\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12+\n\x06\x65\x66\x66ort\x18\x02 \x01(\x0e\x32\x15.assistants.v1.EffortB\x04\xe2\x41\x01\x03\x1ak\n\x0c\x43\x61pabilities\x12!\n\x13sampling_parameters\x18\x01 \x01(\x08\x42\x04\xe2\x41\x01\x03\x12\x1e\n\x10native_reasoning\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x03\x12\x18\n\nembeddings\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x03\"W\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_LOADING\x10\x01\x12\x10\n\x0cSTATE_LOADED\x10\x02\x12\x12\n\x0eSTATE_UNLOADED\x10\x03\"%\n\x0fGetModelRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"F\n\x11ListModelsRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"_\n\x12ListModelsResponse\x12*\n\x06models\x18\x01 \x03(\x0b\x32\x14.assistants.v1.ModelB\x04\xe2\x41\x01\x03\x12\x1d\n\x0fnext_page_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x32\xa3\x01\n\x0cModelService\x12@\n\x08GetModel\x12\x1e.assistants.v1.GetModelRequest\x1a\x14.assistants.v1.Model\x12Q\n\nListModels\x12 .assistants.v1.ListModelsRequest\x1a!.assistants.v1.ListModelsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!assistants/v1/model_service.proto\x12\rassistants.v1\x1a\x1a\x61ssistants/v1/common.proto\x1a\x1fgoogle/api/field_behavior.proto\"\xa3\x05\n\x05Model\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x1a\n\x0c\x64isplay_name\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12/\n\x05state\x18\x03 \x01(\x0e\x32\x1a.assistants.v1.Model.StateB\x04\xe2\x41\x01\x03\x12\x1c\n\x0e\x63ontext_tokens\x18\x04 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12=\n\x0c\x63\x61pabilities\x18\x05 \x01(\x0b\x32!.assistants.v1.Model.CapabilitiesB\x04\xe2\x41\x01\x03\x12\x31\n\x07\x61liases\x18\x06 \x03(\x0b\x32\x1a.assistants.v1.Model.AliasB\x04\xe2\x41\x01\x03\x12\x15\n\x07license\x18\x07 \x01(\tB\x04\xe2\x41\x01\x03\x12\x18\n\nsize_bytes\x18\x08 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x13\n\x05slots\x18\t \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x16\n\x08provider\x18\n \x01(\tB\x04\xe2\x41\x01\x03\x1al\n\x05\x41lias\x12\x13\n\x05\x61lias\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12+\n\x06\x65\x66\x66ort\x18\x02 \x01(\x0e\x32\x15.assistants.v1.EffortB\x04\xe2\x41\x01\x03\x12!\n\x13sampling_parameters\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x03\x1a\x83\x01\n\x0c\x43\x61pabilities\x12!\n\x13sampling_parameters\x18\x01 \x01(\x08\x42\x04\xe2\x41\x01\x03\x12\x1e\n\x10native_reasoning\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x03\x12\x18\n\nembeddings\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x03\x12\x16\n\x08logprobs\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x03\"W\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_LOADING\x10\x01\x12\x10\n\x0cSTATE_LOADED\x10\x02\x12\x12\n\x0eSTATE_UNLOADED\x10\x03\"%\n\x0fGetModelRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"F\n\x11ListModelsRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"_\n\x12ListModelsResponse\x12*\n\x06models\x18\x01 \x03(\x0b\x32\x14.assistants.v1.ModelB\x04\xe2\x41\x01\x03\x12\x1d\n\x0fnext_page_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x32\xa3\x01\n\x0cModelService\x12@\n\x08GetModel\x12\x1e.assistants.v1.GetModelRequest\x1a\x14.assistants.v1.Model\x12Q\n\nListModels\x12 .assistants.v1.ListModelsRequest\x1a!.assistants.v1.ListModelsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,12 +37,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODEL_ALIAS'].fields_by_name['alias']._serialized_options = b'\342A\001\003'
   _globals['_MODEL_ALIAS'].fields_by_name['effort']._loaded_options = None
   _globals['_MODEL_ALIAS'].fields_by_name['effort']._serialized_options = b'\342A\001\003'
+  _globals['_MODEL_ALIAS'].fields_by_name['sampling_parameters']._loaded_options = None
+  _globals['_MODEL_ALIAS'].fields_by_name['sampling_parameters']._serialized_options = b'\342A\001\003'
   _globals['_MODEL_CAPABILITIES'].fields_by_name['sampling_parameters']._loaded_options = None
   _globals['_MODEL_CAPABILITIES'].fields_by_name['sampling_parameters']._serialized_options = b'\342A\001\003'
   _globals['_MODEL_CAPABILITIES'].fields_by_name['native_reasoning']._loaded_options = None
   _globals['_MODEL_CAPABILITIES'].fields_by_name['native_reasoning']._serialized_options = b'\342A\001\003'
   _globals['_MODEL_CAPABILITIES'].fields_by_name['embeddings']._loaded_options = None
   _globals['_MODEL_CAPABILITIES'].fields_by_name['embeddings']._serialized_options = b'\342A\001\003'
+  _globals['_MODEL_CAPABILITIES'].fields_by_name['logprobs']._loaded_options = None
+  _globals['_MODEL_CAPABILITIES'].fields_by_name['logprobs']._serialized_options = b'\342A\001\003'
   _globals['_MODEL'].fields_by_name['name']._loaded_options = None
   _globals['_MODEL'].fields_by_name['name']._serialized_options = b'\342A\001\010'
   _globals['_MODEL'].fields_by_name['display_name']._loaded_options = None
@@ -74,19 +78,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTMODELSRESPONSE'].fields_by_name['next_page_token']._loaded_options = None
   _globals['_LISTMODELSRESPONSE'].fields_by_name['next_page_token']._serialized_options = b'\342A\001\003'
   _globals['_MODEL']._serialized_start=114
-  _globals['_MODEL']._serialized_end=729
+  _globals['_MODEL']._serialized_end=789
   _globals['_MODEL_ALIAS']._serialized_start=458
-  _globals['_MODEL_ALIAS']._serialized_end=531
-  _globals['_MODEL_CAPABILITIES']._serialized_start=533
-  _globals['_MODEL_CAPABILITIES']._serialized_end=640
-  _globals['_MODEL_STATE']._serialized_start=642
-  _globals['_MODEL_STATE']._serialized_end=729
-  _globals['_GETMODELREQUEST']._serialized_start=731
-  _globals['_GETMODELREQUEST']._serialized_end=768
-  _globals['_LISTMODELSREQUEST']._serialized_start=770
-  _globals['_LISTMODELSREQUEST']._serialized_end=840
-  _globals['_LISTMODELSRESPONSE']._serialized_start=842
-  _globals['_LISTMODELSRESPONSE']._serialized_end=937
-  _globals['_MODELSERVICE']._serialized_start=940
-  _globals['_MODELSERVICE']._serialized_end=1103
+  _globals['_MODEL_ALIAS']._serialized_end=566
+  _globals['_MODEL_CAPABILITIES']._serialized_start=569
+  _globals['_MODEL_CAPABILITIES']._serialized_end=700
+  _globals['_MODEL_STATE']._serialized_start=702
+  _globals['_MODEL_STATE']._serialized_end=789
+  _globals['_GETMODELREQUEST']._serialized_start=791
+  _globals['_GETMODELREQUEST']._serialized_end=828
+  _globals['_LISTMODELSREQUEST']._serialized_start=830
+  _globals['_LISTMODELSREQUEST']._serialized_end=900
+  _globals['_LISTMODELSRESPONSE']._serialized_start=902
+  _globals['_LISTMODELSRESPONSE']._serialized_end=997
+  _globals['_MODELSERVICE']._serialized_start=1000
+  _globals['_MODELSERVICE']._serialized_end=1163
 # @@protoc_insertion_point(module_scope)

@@ -61,19 +61,25 @@ class Model(_message.Message):
 
         ALIAS_FIELD_NUMBER: _builtins.int
         EFFORT_FIELD_NUMBER: _builtins.int
+        SAMPLING_PARAMETERS_FIELD_NUMBER: _builtins.int
         alias: _builtins.str
         """Output only. The name, such as "o3-mini-high"."""
         effort: _common_pb2.Effort.ValueType
         """Output only. Effort of runs that name the alias and set none."""
+        sampling_parameters: _builtins.bool
+        """Output only. Whether requests that name the alias may set sampling
+        parameters and ask for logprobs.
+        """
         def __init__(
             self,
             *,
             alias: _builtins.str = ...,
             effort: _common_pb2.Effort.ValueType = ...,
+            sampling_parameters: _builtins.bool = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias", "effort", b"effort"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias", "effort", b"effort", "sampling_parameters", b"sampling_parameters"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -86,22 +92,26 @@ class Model(_message.Message):
         SAMPLING_PARAMETERS_FIELD_NUMBER: _builtins.int
         NATIVE_REASONING_FIELD_NUMBER: _builtins.int
         EMBEDDINGS_FIELD_NUMBER: _builtins.int
+        LOGPROBS_FIELD_NUMBER: _builtins.int
         sampling_parameters: _builtins.bool
         """Output only. Whether sampling parameters are accepted."""
         native_reasoning: _builtins.bool
         """Output only. Whether the model was trained to think in its own tags."""
         embeddings: _builtins.bool
         """Output only. Whether the model gives embeddings."""
+        logprobs: _builtins.bool
+        """Output only. Whether the model tells how likely its tokens were."""
         def __init__(
             self,
             *,
             sampling_parameters: _builtins.bool = ...,
             native_reasoning: _builtins.bool = ...,
             embeddings: _builtins.bool = ...,
+            logprobs: _builtins.bool = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["embeddings", b"embeddings", "native_reasoning", b"native_reasoning", "sampling_parameters", b"sampling_parameters"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["embeddings", b"embeddings", "logprobs", b"logprobs", "native_reasoning", b"native_reasoning", "sampling_parameters", b"sampling_parameters"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

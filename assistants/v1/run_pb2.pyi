@@ -208,7 +208,9 @@ class Run(_message.Message):
     concurrency_policy: Global___Run.ConcurrencyPolicy.ValueType
     """Optional. What happens when the thread has an active run; reject when not set."""
     max_turns: _builtins.int
-    """Optional. Most turns, 1 to 1000; 32 when not set."""
+    """Optional. Most turns, 1 to 1000; 32 when not set. A turn is one inference and
+    the tool calls that it asked for.
+    """
     max_input_tokens: _builtins.int
     """Optional. Most prompt tokens of the whole run, at least 1."""
     max_output_tokens: _builtins.int
@@ -220,8 +222,8 @@ class Run(_message.Message):
     incomplete_reason: Global___Run.IncompleteReason.ValueType
     """Output only. Set when the state is incomplete."""
     attempt: _builtins.int
-    """Output only. Which try this is, from 1. A new attempt repeats the turn that
-    the last one did not finish.
+    """Output only. How often the run was taken up, from 1. A new attempt repeats
+    the turn that the last one did not finish, or goes on with tool outputs.
     """
     last_sequence: _builtins.int
     """Output only. Sequence of the newest event."""
@@ -267,7 +269,9 @@ class Run(_message.Message):
 
     @_builtins.property
     def usage(self) -> _common_pb2.Usage:
-        """Output only. Sum over the steps."""
+        """Output only. Sum over the steps, and what answers took that were given up
+        because they did not satisfy their schema.
+        """
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -486,7 +490,9 @@ class RunStep(_message.Message):
         STATE_IN_PROGRESS: RunStep._State.ValueType  # 1
         """It is being carried out."""
         STATE_CANCELLED: RunStep._State.ValueType  # 2
-        """The run was cancelled. Final."""
+        """The run was cancelled, or a new attempt repeated the turn without this
+        step. Final.
+        """
         STATE_FAILED: RunStep._State.ValueType  # 3
         """The run failed. Final."""
         STATE_COMPLETED: RunStep._State.ValueType  # 4
@@ -504,7 +510,9 @@ class RunStep(_message.Message):
     STATE_IN_PROGRESS: RunStep.State.ValueType  # 1
     """It is being carried out."""
     STATE_CANCELLED: RunStep.State.ValueType  # 2
-    """The run was cancelled. Final."""
+    """The run was cancelled, or a new attempt repeated the turn without this
+    step. Final.
+    """
     STATE_FAILED: RunStep.State.ValueType  # 3
     """The run failed. Final."""
     STATE_COMPLETED: RunStep.State.ValueType  # 4
@@ -541,6 +549,11 @@ class RunStep(_message.Message):
         DESCRIPTOR: _descriptor.Descriptor
 
         TOOL_CALLS_FIELD_NUMBER: _builtins.int
+        REASONING_FIELD_NUMBER: _builtins.int
+        reasoning: _builtins.str
+        """Output only. What the model thought before it called; set only if the run
+        has include_reasoning.
+        """
         @_builtins.property
         def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[_tool_pb2.ToolCall]:
             """Output only. The calls of one turn."""
@@ -549,10 +562,11 @@ class RunStep(_message.Message):
             self,
             *,
             tool_calls: _abc.Iterable[_tool_pb2.ToolCall] | None = ...,
+            reasoning: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["tool_calls", b"tool_calls"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["reasoning", b"reasoning", "tool_calls", b"tool_calls"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -566,6 +580,8 @@ class RunStep(_message.Message):
     ATTEMPT_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
+    VOTES_FIELD_NUMBER: _builtins.int
+    CLOSED_EARLY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Identifier. threads/{thread}/runs/{run}/steps/{step}."""
     index: _builtins.int
@@ -574,6 +590,10 @@ class RunStep(_message.Message):
     """Output only. Where it stands."""
     attempt: _builtins.int
     """Output only. Attempt that last wrote it."""
+    closed_early: _builtins.bool
+    """Output only. Whether a document was brought to its end because a limit was
+    near: it is valid, but shorter than the model may have meant it.
+    """
     @_builtins.property
     def message_creation(self) -> Global___RunStep.MessageCreation:
         """Output only. It wrote a message."""
@@ -584,7 +604,9 @@ class RunStep(_message.Message):
 
     @_builtins.property
     def usage(self) -> _common_pb2.Usage:
-        """Output only. Tokens of the inference that the step came from."""
+        """Output only. Tokens of the turn that the step belongs to. A turn that speaks
+        and then calls makes two steps, of which the last has them.
+        """
 
     @_builtins.property
     def error(self) -> Global___RunError:
@@ -597,6 +619,10 @@ class RunStep(_message.Message):
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
         """Output only. When it reached a final state."""
+
+    @_builtins.property
+    def votes(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Vote]:
+        """Output only. The answers of a consensus, most votes first; empty without one."""
 
     def __init__(
         self,
@@ -611,10 +637,12 @@ class RunStep(_message.Message):
         attempt: _builtins.int = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
+        votes: _abc.Iterable[_common_pb2.Vote] | None = ...,
+        closed_early: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "details", b"details", "end_time", b"end_time", "error", b"error", "message_creation", b"message_creation", "tool_calls", b"tool_calls", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "create_time", b"create_time", "details", b"details", "end_time", b"end_time", "error", b"error", "index", b"index", "message_creation", b"message_creation", "name", b"name", "state", b"state", "tool_calls", b"tool_calls", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "closed_early", b"closed_early", "create_time", b"create_time", "details", b"details", "end_time", b"end_time", "error", b"error", "index", b"index", "message_creation", b"message_creation", "name", b"name", "state", b"state", "tool_calls", b"tool_calls", "usage", b"usage", "votes", b"votes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_details: _TypeAlias = _typing.Literal["message_creation", "tool_calls"]  # noqa: Y015
     _WhichOneofArgType_details: _TypeAlias = _typing.Literal["details", b"details"]  # noqa: Y015

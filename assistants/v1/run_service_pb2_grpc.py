@@ -139,8 +139,9 @@ class RunServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def SubmitToolOutputs(self, request, context):
-        """Gives the outputs of all open tool calls. FAILED_PRECONDITION
-        (NO_ACTION_REQUIRED) when the run does not wait for them.
+        """Gives the outputs of all open tool calls, each exactly once, and lets the run
+        go on. FAILED_PRECONDITION (NO_ACTION_REQUIRED) when the run does not wait
+        for them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -148,7 +149,8 @@ class RunServiceServicer(object):
 
     def WatchRun(self, request, context):
         """Streams the events after a sequence: first those that exist, then new ones
-        as they happen, until the run ends.
+        as they happen, until the run ends. The stream stays open while the run
+        waits for tool outputs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

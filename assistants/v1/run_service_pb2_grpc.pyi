@@ -54,12 +54,14 @@ class RunServiceStub:
     cancelled. FAILED_PRECONDITION (RUN_ENDED) when it has ended.
     """
     SubmitToolOutputs: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.SubmitToolOutputsRequest, _run_pb2.Run]
-    """Gives the outputs of all open tool calls. FAILED_PRECONDITION
-    (NO_ACTION_REQUIRED) when the run does not wait for them.
+    """Gives the outputs of all open tool calls, each exactly once, and lets the run
+    go on. FAILED_PRECONDITION (NO_ACTION_REQUIRED) when the run does not wait
+    for them.
     """
     WatchRun: _grpc.UnaryStreamMultiCallable[_run_service_pb2.WatchRunRequest, _run_event_pb2.RunEvent]
     """Streams the events after a sequence: first those that exist, then new ones
-    as they happen, until the run ends.
+    as they happen, until the run ends. The stream stays open while the run
+    waits for tool outputs.
     """
     GetRunStep: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.GetRunStepRequest, _run_pb2.RunStep]
     """Reads a step. NOT_FOUND when there is none of that name."""
@@ -90,12 +92,14 @@ class RunServiceAsyncStub(RunServiceStub):
     cancelled. FAILED_PRECONDITION (RUN_ENDED) when it has ended.
     """
     SubmitToolOutputs: _aio.UnaryUnaryMultiCallable[_run_service_pb2.SubmitToolOutputsRequest, _run_pb2.Run]  # type: ignore[assignment]
-    """Gives the outputs of all open tool calls. FAILED_PRECONDITION
-    (NO_ACTION_REQUIRED) when the run does not wait for them.
+    """Gives the outputs of all open tool calls, each exactly once, and lets the run
+    go on. FAILED_PRECONDITION (NO_ACTION_REQUIRED) when the run does not wait
+    for them.
     """
     WatchRun: _aio.UnaryStreamMultiCallable[_run_service_pb2.WatchRunRequest, _run_event_pb2.RunEvent]  # type: ignore[assignment]
     """Streams the events after a sequence: first those that exist, then new ones
-    as they happen, until the run ends.
+    as they happen, until the run ends. The stream stays open while the run
+    waits for tool outputs.
     """
     GetRunStep: _aio.UnaryUnaryMultiCallable[_run_service_pb2.GetRunStepRequest, _run_pb2.RunStep]  # type: ignore[assignment]
     """Reads a step. NOT_FOUND when there is none of that name."""
@@ -165,8 +169,9 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _run_service_pb2.SubmitToolOutputsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_run_pb2.Run, _abc.Awaitable[_run_pb2.Run]]:
-        """Gives the outputs of all open tool calls. FAILED_PRECONDITION
-        (NO_ACTION_REQUIRED) when the run does not wait for them.
+        """Gives the outputs of all open tool calls, each exactly once, and lets the run
+        go on. FAILED_PRECONDITION (NO_ACTION_REQUIRED) when the run does not wait
+        for them.
         """
 
     @_abc_1.abstractmethod
@@ -176,7 +181,8 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_run_event_pb2.RunEvent], _abc.AsyncIterator[_run_event_pb2.RunEvent]]:
         """Streams the events after a sequence: first those that exist, then new ones
-        as they happen, until the run ends.
+        as they happen, until the run ends. The stream stays open while the run
+        waits for tool outputs.
         """
 
     @_abc_1.abstractmethod

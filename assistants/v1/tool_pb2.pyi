@@ -62,9 +62,11 @@ class FunctionTool(_message.Message):
     name: _builtins.str
     """Required. ^[A-Za-z0-9_-]{1,64}$, unique in the list."""
     description: _builtins.str
-    """Optional. What it does, told to the model."""
+    """Optional. What it does, told to the model; at most 4096 characters."""
     parameters_json: _builtins.str
-    """Optional. JSON Schema of the arguments as JSON text. Empty: no arguments."""
+    """Optional. JSON Schema of the arguments as JSON text of at most 256000
+    characters. Empty: no arguments.
+    """
     strict: _builtins.bool
     """Optional. Whether the schema must lie in the strict subset."""
     def __init__(
@@ -128,7 +130,9 @@ class ToolChoice(_message.Message):
         MODE_NONE: ToolChoice._Mode.ValueType  # 2
         """No tool is called."""
         MODE_REQUIRED: ToolChoice._Mode.ValueType  # 3
-        """At least one tool is called before the answer."""
+        """At least one tool is called before the answer: the first turn of a run
+        calls, later ones are free.
+        """
 
     class Mode(_Mode, metaclass=_ModeEnumTypeWrapper):
         """How free the model is. More may be added."""
@@ -140,14 +144,16 @@ class ToolChoice(_message.Message):
     MODE_NONE: ToolChoice.Mode.ValueType  # 2
     """No tool is called."""
     MODE_REQUIRED: ToolChoice.Mode.ValueType  # 3
-    """At least one tool is called before the answer."""
+    """At least one tool is called before the answer: the first turn of a run
+    calls, later ones are free.
+    """
 
     MODE_FIELD_NUMBER: _builtins.int
     TOOL_FIELD_NUMBER: _builtins.int
     mode: Global___ToolChoice.Mode.ValueType
     """Optional. A mode."""
     tool: _builtins.str
-    """Optional. Name of the one tool that is called."""
+    """Optional. Name of the one tool that the first turn calls."""
     def __init__(
         self,
         *,
@@ -176,11 +182,11 @@ class ToolCall(_message.Message):
     OUTPUT_FIELD_NUMBER: _builtins.int
     BUILTIN_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Output only. Id of the call, unique in the run."""
+    """Required. Id of the call, made by the server."""
     name: _builtins.str
-    """Output only. Name of the tool."""
+    """Required. Name of the tool."""
     arguments_json: _builtins.str
-    """Output only. Arguments as a JSON object, valid against the tool's schema."""
+    """Required. Arguments as a JSON object, valid against the tool's schema."""
     output: _builtins.str
     """Output only. What the tool returned; not set until it did."""
     builtin: _builtins.bool
@@ -215,7 +221,7 @@ class ToolOutput(_message.Message):
     tool_call_id: _builtins.str
     """Required. Id of the call."""
     output: _builtins.str
-    """Optional. The result; may be empty."""
+    """Optional. The result, at most 256000 characters; may be empty."""
     def __init__(
         self,
         *,

@@ -66,6 +66,41 @@ async def test_resume(server: ServerProcess) -> None:
     assert verdict == "the pieces make the stored message: True"
 
 
+async def test_function_tools(server: ServerProcess) -> None:
+    told = await run("04_function_tools.py", server.address)
+    form = (
+        r'get_weather \{"city": *"(Paris|Oslo|Rome)", *"unit": *"(celsius|fahrenheit)"\} '
+        r'gave \{.*"sky": "clear"\}\n'
+        r".*\n"
+        r"threads/\S+/runs/\S+: STATE_(COMPLETED|INCOMPLETE)\n"
+    )
+    assert re.fullmatch(form, told, re.DOTALL), told
+
+
+async def test_structured_output(server: ServerProcess) -> None:
+    told = await run("05_structured_output.py", server.address)
+    assert re.fullmatch(r"Person\(name='.*', age=\d+, skills=\[.*\]\)\n", told, re.DOTALL)
+
+
+async def test_reasoning(server: ServerProcess) -> None:
+    told = await run("06_reasoning.py", server.address)
+    answer = r'\{"apples": -?\d+\}'
+    assert re.search(rf"^EFFORT_NONE: {answer}, 0 of \d+ tokens were reasoning$", told, re.MULTILINE)
+    assert re.search(rf"^EFFORT_LOW: {answer}, [1-9]\d* of \d+ tokens were reasoning$", told, re.MULTILINE)
+    assert re.search(rf"^the majority: {answer} \(\d+ for .*\)$", told, re.MULTILINE)
+
+
+async def test_chat_completions(server: ServerProcess) -> None:
+    told = await run("07_chat_completions.py", server.address)
+    form = (
+        r"whole: .*\S.*in pieces: .*\S.* \[[1-9]\d* tokens\]\n"
+        r"as JSON: \{'city': '(Paris|Rome|Oslo)', 'nights': \d+\}\n"
+        r'get_weather \{"city": *"(Paris|Rome|Oslo)"\} gave \{.*"celsius": 21\}\n'
+        r"with the tool: .*"
+    )
+    assert re.fullmatch(form, told, re.DOTALL), told
+
+
 async def test_the_client_of_the_readme(server: ServerProcess, tmp_path: Path) -> None:
     readme = (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
     [program] = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)

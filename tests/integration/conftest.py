@@ -10,7 +10,9 @@ from assistants.client import Client
 from assistants.config import ServerConfig
 from assistants.server.app import Server
 from runtime.engines.base import Engine
+from runtime.engines.openai_http import OpenAIHttpEngine
 from runtime.testing import ScriptedEngine
+from tests.scripted_http import ScriptedServer, scripted_server
 
 Serve = Callable[..., AbstractAsyncContextManager[Client]]
 
@@ -42,3 +44,18 @@ async def client(serve: Serve) -> AsyncIterator[Client]:
     """A client of a server whose engine echoes the user."""
     async with serve() as client:
         yield client
+
+
+@pytest.fixture
+async def openai_server() -> AsyncIterator[ScriptedServer]:
+    """A server of OpenAI's API that plays what a test wrote down, and passes for vLLM."""
+    async with scripted_server(tokenize={"count": 3, "tokens": [1, 2, 3]}) as server:
+        yield server
+
+
+@pytest.fixture
+async def openai_engine(openai_server: ScriptedServer) -> AsyncIterator[OpenAIHttpEngine]:
+    """An engine on it."""
+    engine = await OpenAIHttpEngine.connect(openai_server.url)
+    yield engine
+    await engine.aclose()

@@ -131,6 +131,18 @@ async def test_page_tokens_are_not_trusted(
     assert caplog.text == ""
 
 
+async def test_what_is_not_text_is_refused_by_name(client: Client, stubs: Stubs) -> None:
+    thread = await client.create_thread()
+    for part in (
+        content_pb2.ContentPart(image_file=content_pb2.ImageFile(file="files/x")),
+        content_pb2.ContentPart(image_url=content_pb2.ImageUrl(url="http://x")),
+        content_pb2.ContentPart(input_audio=content_pb2.InputAudio(data=b"x", format="wav")),
+    ):
+        create = message_service_pb2.CreateMessageRequest(parent=thread.name, message=user(text("a"), part))
+        kind = part.WhichOneof("part")
+        assert await refused(stubs.messages.CreateMessage(create)) == [f"message.content[1].{kind}"]
+
+
 async def test_errors_name_the_field_where_the_client_wrote_it(client: Client, stubs: Stubs) -> None:
     assistant, thread = await client.create_assistant(model="scripted"), await client.create_thread()
 

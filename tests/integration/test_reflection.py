@@ -13,6 +13,7 @@ from tests.serving import SCRIPTED, serving
 
 SERVICES = {
     "assistants.v1.AssistantService",
+    "assistants.v1.ChatCompletionService",
     "assistants.v1.MessageService",
     "assistants.v1.ModelService",
     "assistants.v1.RunService",

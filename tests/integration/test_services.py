@@ -137,17 +137,15 @@ async def test_a_wrong_field_of_an_assistant_is_named_and_nothing_is_stored(
 
 
 async def test_what_this_version_cannot_do_is_refused_by_name(client: Client) -> None:
-    tool = tool_pb2.Tool(function=tool_pb2.FunctionTool(name="f"))
-    with pytest.raises(FeatureUnavailable, match=r"assistant\.tools\[0\]"):
+    tool = tool_pb2.Tool(builtin=tool_pb2.BuiltinTool(name="web_search"))
+    with pytest.raises(FeatureUnavailable, match=r"assistant\.tools\[0\]\.builtin: .*'web_search'"):
         await client.create_assistant(model="scripted", tools=[tool])
     thread = await client.create_thread()
     assistant = await client.create_assistant(model="scripted")
     for refused in (
         {"tools": [tool]},
-        {"consensus": 3},
         {"concurrency_policy": Run.CONCURRENCY_POLICY_ENQUEUE},
-        {"include_reasoning": True},
-        {"response_format": common_pb2.ResponseFormat(json_object=common_pb2.ResponseFormat.JsonObject())},
+        {"concurrency_policy": Run.CONCURRENCY_POLICY_INTERRUPT},
     ):
         with pytest.raises(FeatureUnavailable, match=r"run\."):
             await client.create_run(thread.name, assistant.name, **refused)
@@ -308,6 +306,8 @@ async def test_models_are_found_by_name_and_alias(client: Client, stubs: Stubs) 
     assert {alias.alias: alias.effort for alias in model.aliases}["o3-mini-high"] == common_pb2.EFFORT_HIGH
     by_alias = await stubs.models.GetModel(model_service_pb2.GetModelRequest(name="models/o3-mini"))
     assert by_alias == model
+    refuses = {alias.alias: alias.sampling_parameters for alias in model.aliases}
+    assert not refuses["o3-mini"]
     with pytest.raises(grpc.aio.AioRpcError) as missing:
         await stubs.models.GetModel(model_service_pb2.GetModelRequest(name="models/gpt-x"))
     assert missing.value.code() is grpc.StatusCode.NOT_FOUND

@@ -15,7 +15,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from assistants.domain.content import Role, TextPart
-from assistants.domain.errors import DataDirectoryError, Fenced, RunActive
+from assistants.domain.errors import DataDirectoryError, Fenced, NoActionRequired, RunActive
 from assistants.domain.ids import new_id
 from assistants.domain.message import Message, MessageState
 from assistants.domain.ports import Claim
@@ -23,8 +23,9 @@ from assistants.domain.run import Run, RunSettings, RunStatus
 from assistants.domain.run_claim import first_claim
 from assistants.domain.run_event import MessageChanged, RunChanged, RunEvent, StepChanged, TextDelta
 from assistants.domain.run_states import RunState
-from assistants.domain.run_step import MessageCreation, RunStep, StepState
+from assistants.domain.run_step import MessageCreation, RunStep, StepState, ToolCalls
 from assistants.domain.thread import Thread
+from assistants.domain.tool import StepToolCall, ToolOutput
 from assistants.storage import run_rows, threads
 from assistants.storage.connection import Connection
 from assistants.storage.data_directory import DataDirectory
@@ -292,3 +293,60 @@ async def test_attempts_without_a_completed_step_are_counted_unless_forgiven(sto
         counts.append(again.fruitless_attempts)
         claim = again
     assert counts == [1, 2, 0, 1]
+
+
+async def paused(store: Store) -> tuple[Claim, StepToolCall]:
+    """A run that waits for one call."""
+    claim = await store.claimed()
+    call = StepToolCall(id="call_1", name="f", arguments_json="{}")
+    step = RunStep(
+        id=new_id("step"),
+        project_id="p",
+        thread_id=store.thread.id,
+        run_id=claim.run.id,
+        index=0,
+        state=StepState.IN_PROGRESS,
+        details=ToolCalls(calls=(call,)),
+        attempt=1,
+        create_time=NOW,
+    )
+    waiting = replace(claim.run.status, state=RunState.REQUIRES_ACTION, required_action=(call,))
+    await store.runs.append(claim.fence, [StepChanged(step), RunChanged(waiting)])
+    return claim, call
+
+
+@pytest.mark.parametrize("take", [True, False], ids=["taken", "queued"])
+async def test_outputs_complete_the_step_and_let_the_run_go_on_in_one_append(
+    store: Store, take: bool
+) -> None:
+    paused_claim, call = await paused(store)
+    run = paused_claim.run
+    assert list(await store.runs.unfinished()) == []
+    with pytest.raises(Fenced):
+        await store.runs.append(paused_claim.fence, [TextDelta("m", 0, "late")])
+    before = len(store.told)
+    submitted = await store.runs.submit(
+        run, [ToolOutput(tool_call_id=call.id, output="out")], None, take=take
+    )
+    told = [event.body for event in store.told[before:]]
+    assert isinstance(told[0], StepChanged)
+    assert told[0].step.state is StepState.COMPLETED
+    states = [body.status.state for body in told if isinstance(body, RunChanged)]
+    assert states == [RunState.QUEUED, RunState.IN_PROGRESS][: 1 + take]
+    assert list(await store.runs.unfinished()) == [run.id]
+    claim = submitted.claim or await store.runs.claim(run.id, takeover=False)
+    assert claim is not None
+    assert (claim.fence.epoch, claim.run.status.attempt, claim.fruitless_attempts) == (2, 2, 0)
+    assert claim.steps == (told[0].step,)
+    assert claim.run.status.required_action == ()
+    assert await store.runs.get("p", run.id) == claim.run
+    with pytest.raises(NoActionRequired):
+        await store.runs.submit(run, [ToolOutput(tool_call_id=call.id, output="out")], None, take=True)
+
+
+async def test_a_run_that_went_on_does_not_expire(store: Store) -> None:
+    claim, call = await paused(store)
+    await store.runs.submit(claim.run, [ToolOutput(tool_call_id=call.id, output="")], None, take=False)
+    run = await store.runs.end_idle("p", claim.run.id, expired=True)
+    assert run is not None
+    assert run.status.state is RunState.QUEUED

@@ -7,7 +7,8 @@ import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
-from assistants.client import Client, Run
+from assistants.client import Client, Run, ToolChoice, function_tool
+from assistants.client_chat import user
 from assistants.telemetry.receiver import OtlpReceiver, ReceivedSpan
 from tests.serving import SCRIPTED, serving
 
@@ -57,6 +58,38 @@ async def test_the_spans_of_a_run_hang_together(tmp_path: Path, receiver: OtlpRe
     assert "secret" not in repr(spans)
 
 
+async def test_a_run_that_paused_is_one_trace_with_linked_attempts(
+    tmp_path: Path, receiver: OtlpReceiver
+) -> None:
+    async with serving(tmp_path, *SCRIPTED) as server:
+        async with server.client() as client:
+            tools = [function_tool("look_up")]
+            assistant = await client.create_assistant(model="scripted", display_name="Ada", tools=tools)
+            thread = await client.create_thread()
+            await client.create_message(thread.name, '{"key": "a secret"}')
+            choice = ToolChoice(mode=ToolChoice.MODE_REQUIRED)
+            stream = client.stream(thread.name, assistant.name, tool_choice=choice)
+            while calls := await stream.next_calls():
+                await client.submit_tool_outputs(stream.run.name, {call.id: "a secret" for call in calls})
+            run = stream.run
+        assert await server.terminate() == 0
+    spans = await receiver.wait_for(
+        lambda spans: sum(span.name == "invoke_agent Ada" for span in spans) == 2, timeout_s=10
+    )
+    first, second = sorted(
+        (span for span in spans if span.name == "invoke_agent Ada"),
+        key=lambda span: str(span.attributes["assistants.run.attempt"]),
+    )
+    assert {first.trace_id, second.trace_id} == {run.trace_id}
+    assert first.attributes["assistants.run.state"] == "requires_action"
+    assert first.attributes["gen_ai.response.finish_reasons"] == ["tool_calls"]
+    assert second.attributes["assistants.run.state"] == "completed"
+    assert [link.span_id for link in second.links] == [first.span_id]
+    chats = [span for span in spans if span.name.startswith("chat")]
+    assert sorted(span.parent_span_id for span in chats) == sorted([first.span_id, second.span_id])
+    assert "secret" not in repr(spans)
+
+
 async def test_the_callers_trace_goes_on_in_the_server(tmp_path: Path, receiver: OtlpReceiver) -> None:
     tracer = TracerProvider(shutdown_on_exit=False).get_tracer("test")
     async with serving(tmp_path, *SCRIPTED) as server:
@@ -69,6 +102,26 @@ async def test_the_callers_trace_goes_on_in_the_server(tmp_path: Path, receiver:
     assert run.trace_id == trace.format_trace_id(context.trace_id)
     request = of_trace(spans, run.trace_id)["assistants.v1.RunService/CreateRunStream"]
     assert request.parent_span_id == trace.format_span_id(context.span_id)
+
+
+async def test_a_chat_completion_is_a_model_call_under_its_request(
+    tmp_path: Path, receiver: OtlpReceiver
+) -> None:
+    async with serving(tmp_path, *SCRIPTED) as server:
+        async with server.client() as client:
+            await client.create_chat_completion(model="scripted", messages=[user("a secret message")])
+            await client.stream_chat_completion(
+                model="scripted", messages=[user("a secret message")]
+            ).result()
+        assert await server.terminate() == 0
+    spans = await receiver.wait_for(lambda spans: len(spans) >= 4, timeout_s=10)
+    for method in ("CreateChatCompletion", "StreamChatCompletion"):
+        name = f"assistants.v1.ChatCompletionService/{method}"
+        [request] = [span for span in spans if span.name == name]
+        chat = of_trace(spans, request.trace_id)["chat"]
+        assert chat.parent_span_id == request.span_id
+        assert chat.attributes["gen_ai.usage.output_tokens"] == 3
+    assert "secret" not in repr(spans)
 
 
 @pytest.mark.real_model

@@ -63,7 +63,10 @@ async def ended(client: Client, name: str) -> Ended:
     assert events[-1].HasField("run_changed"), "the end of the run is its last event"
     assert stream.run == run, "the journal ends with the run as it is stored"
     assert list(stream.messages.values()) == messages, "events add up to what is stored"
-    assert {step.message_creation.message for step in steps} == {message.name for message in messages}
+    spoken = [step for step in steps if step.HasField("message_creation")]
+    assert {step.message_creation.message for step in spoken} == {message.name for message in messages}
+    assert sorted(stream.steps.values(), key=lambda step: step.index) == steps
+    assert [step.index for step in steps] == list(range(len(steps)))
     return Ended(run=run, events=events, messages=messages, steps=steps)
 
 

@@ -27,6 +27,7 @@ def test_an_id_is_a_prefix_and_a_ulid() -> None:
     assert prefix == "asst"
     assert len(ulid) == 26
     assert set(ulid) <= set("0123456789abcdefghjkmnpqrstvwxyz")
+    assert new_id("chatcmpl").startswith("chatcmpl-")
 
 
 def test_names_parse_back() -> None:

@@ -9,7 +9,7 @@ import pytest
 from assistants.domain.errors import Fenced
 from assistants.domain.ports import Fence
 from assistants.domain.run import RunStatus
-from assistants.domain.run_event import EventBody, RunChanged, TextDelta
+from assistants.domain.run_event import EventBody, RunChanged, TextDelta, ToolCallDelta
 from assistants.domain.run_states import RunState
 from assistants.runs.journal import Journal
 
@@ -93,3 +93,20 @@ async def test_cancelling_who_waits_does_not_cancel_the_append() -> None:
     store.gate.set()
     await journal.flush()
     assert store.appends == [[CHANGED]]
+
+
+async def test_pieces_of_one_call_become_one_event_and_those_of_two_do_not() -> None:
+    store = SlowStore()
+    journal = journal_on(store)
+    journal.append(CHANGED)
+    await store.entered.wait()
+    journal.append(ToolCallDelta("s", 0, id="call_1", name="f"))
+    journal.append(ToolCallDelta("s", 0, arguments_json='{"a"'), ToolCallDelta("s", 0, arguments_json=": 1}"))
+    journal.append(ToolCallDelta("s", 1, id="call_2", name="g"), ToolCallDelta("s", 1, arguments_json="{}"))
+    journal.append()
+    store.gate.set()
+    await journal.flush()
+    assert store.appends[1] == [
+        ToolCallDelta("s", 0, id="call_1", name="f", arguments_json='{"a": 1}'),
+        ToolCallDelta("s", 1, id="call_2", name="g", arguments_json="{}"),
+    ]

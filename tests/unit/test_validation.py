@@ -4,7 +4,16 @@ from collections.abc import Callable
 
 import pytest
 
-from assistants.domain.content import ContentPart, FilePart, ImageFilePart, ReasoningPart, Role, TextPart
+from assistants.domain.content import (
+    ContentPart,
+    FilePart,
+    ImageFilePart,
+    ImageUrlPart,
+    InputAudioPart,
+    ReasoningPart,
+    Role,
+    TextPart,
+)
 from assistants.domain.errors import FeatureUnavailable, InvalidArgument
 from assistants.domain.validation import Violations, check_request_id
 from runtime.types import Sampling
@@ -46,6 +55,9 @@ def test_metadata_beyond_its_limits_is_refused() -> None:
         (Sampling(top_p=float("nan")), "generation_params.top_p"),
         (Sampling(seed=-1), "generation_params.seed"),
         (Sampling(seed=2**32), "generation_params.seed"),
+        (Sampling(presence_penalty=2.1), "generation_params.presence_penalty"),
+        (Sampling(frequency_penalty=-2.1), "generation_params.frequency_penalty"),
+        (Sampling(frequency_penalty=float("nan")), "generation_params.frequency_penalty"),
     ],
 )
 def test_sampling_out_of_range_is_refused(sampling: Sampling, field: str) -> None:
@@ -54,6 +66,7 @@ def test_sampling_out_of_range_is_refused(sampling: Sampling, field: str) -> Non
 
 def test_sampling_at_its_limits_is_accepted() -> None:
     assert broken(lambda v: v.sampling(Sampling(temperature=0, top_p=1, seed=2**32 - 2))) == {}
+    assert broken(lambda v: v.sampling(Sampling(presence_penalty=-2, frequency_penalty=2))) == {}
 
 
 @pytest.mark.parametrize(
@@ -63,6 +76,8 @@ def test_sampling_at_its_limits_is_accepted() -> None:
         ((TextPart(value=""),), "content[0].text.value", "at least 1 characters"),
         ((TextPart(value="a"), TextPart(value="b" * 256_001)), "content[1].text.value", "got 256001"),
         ((ImageFilePart(file_id="f"),), "content[0].image_file", "the model is text only"),
+        ((ImageUrlPart(url="http://x"),), "content[0].image_url", "the model is text only"),
+        ((InputAudioPart(format="wav"),), "content[0].input_audio", "the model is text only"),
         ((ReasoningPart(text="hm"),), "content[0].reasoning", "written by the server only"),
     ],
 )

@@ -146,3 +146,18 @@ async def test_a_watcher_that_is_behind_is_told_when_the_run_is_deleted() -> Non
             await anext(slow)
     with pytest.raises(NotFound):
         await follow(watch, replace(RUN, id="run_2", last_sequence=3))
+
+
+async def test_a_run_that_waits_for_the_client_is_not_kept_in_memory() -> None:
+    log = MemoryLog()
+    watch = Watch(log)
+    waiting = RunChanged(RunStatus(state=RunState.REQUIRES_ACTION))
+    log.append(event(1))
+    assert watch.kept == 1
+    log.append(RunEvent(sequence=2, attempt=1, event_time=NOW, body=waiting))
+    assert watch.kept == 0
+    following = asyncio.create_task(follow(watch, RUN))
+    await asyncio.sleep(0)
+    log.append(event(3))
+    log.append(event(4, final=True))
+    assert await following == [1, 2, 3, 4]
