@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from math import sqrt
 from statistics import quantiles
 
 import psutil
@@ -63,11 +64,23 @@ def percentile(values: Sequence[float], percent: int) -> float:
     return quantiles(values, n=100, method="inclusive")[percent - 1]
 
 
+def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
+    """The 95 % interval of a share, also of few trials: Wilson, "Probable Inference", JASA 22, 1927."""
+    if not trials:
+        return 0.0, 1.0
+    z = 1.96
+    share = successes / trials
+    middle = share + z * z / (2 * trials)
+    reach = z * sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
+    scale = 1 + z * z / trials
+    return max(0.0, (middle - reach) / scale), min(1.0, (middle + reach) / scale)
+
+
 def milliseconds(seconds: float) -> float:
     """Seconds as milliseconds, to the microsecond."""
     return round(seconds * 1e3, 3)
 
 
-def print_case(benchmark: str, **figures: float) -> None:
+def print_case(benchmark: str, **figures: float | str) -> None:
     """Prints the figures of one case as one line of JSON."""
     print(json.dumps({"benchmark": benchmark, **figures}), flush=True)
