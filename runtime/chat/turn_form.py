@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
 
-from llguidance import LLMatcher, LLTokenizer
+from llguidance import LLMatcher
 
 from runtime.chat.call_layout import FENCE, FENCE_END, LOOSE_END, LOOSE_HEAD, LOOSE_NECK
 from runtime.chat.transcript import CALL_CLOSE, CALL_OPEN, call_head
 from runtime.errors import PromptRejected
 from runtime.output.compile import CompiledSchema, compile_arguments, compile_object, compile_schema
+from runtime.output.walk import byte_tokenizer
 from runtime.types import (
     GenerateRequest,
     JsonObjectFormat,
@@ -26,6 +27,8 @@ MOST_CALLS = 16
 
 _TAG = CALL_OPEN.strip()
 _GRAMMARS_CACHED = 1_024
+_LIKE_SPECIAL_TOKENS = re.compile(r"<[^\s<>\"]+>|\[/?[A-Z_]+\]")
+"""Texts that models have special tokens for, such as `<|im_end|>` and `[INST]`."""
 
 
 class Calls(Enum):
@@ -61,10 +64,7 @@ class TurnForm:
     @property
     def held(self) -> bool:
         """Whether documents and calls are held back until they have been validated."""
-        schemas = [tool.arguments for tool in self.tools]
-        if self.document is not None:
-            schemas.append(self.document)
-        return not all(schema.exact for schema in schemas)
+        return not all(schema.exact for schema in self._schemas())
 
     @property
     def mixed(self) -> bool:
@@ -87,7 +87,8 @@ class TurnForm:
         return _checked(self._write())
 
     def _write(self) -> str:
-        rules = ["%llguidance {}"]
+        # Where only one text can follow, llama.cpp asks for its tokens, and takes a special one for its text.
+        rules = [f"%llguidance {json.dumps({'no_forcing': self._has_like_special_tokens()})}"]
         starts = []
         if self.calls is not Calls.NEVER:
             rules += self._call_rules()
@@ -107,6 +108,13 @@ class TurnForm:
                 starts.append("TEXT")
         rules.append(f"start: {' | '.join(starts)}")
         return "\n".join(rules)
+
+    def _schemas(self) -> list[CompiledSchema]:
+        arguments = [tool.arguments for tool in self.tools]
+        return arguments if self.document is None else [*arguments, self.document]
+
+    def _has_like_special_tokens(self) -> bool:
+        return any(_LIKE_SPECIAL_TOKENS.search(schema.grammar_json) for schema in self._schemas())
 
     def _calls(self) -> list[str]:
         forms = ["tagged", "bare", "fenced"] if self.untagged else ["tagged"]
@@ -198,11 +206,11 @@ def turn_form(request: GenerateRequest, *, room_tokens: int | None = None) -> Tu
 
 @lru_cache(maxsize=_GRAMMARS_CACHED)
 def _checked(grammar: str) -> str:
-    # llama.cpp drops a grammar that does not compile, without a word.
-    if error := LLMatcher.validate_grammar(grammar, LLTokenizer("byte")):
-        raise PromptRejected(
-            f"The tools and the response format make no grammar together: {_first_line(error)}"
-        )
+    # llama.cpp drops a grammar without a word that does not compile, or that no matcher can be made of.
+    matcher = LLMatcher(byte_tokenizer(), grammar, log_level=0)
+    if matcher.is_error():
+        reason = _first_line(matcher.get_error())
+        raise PromptRejected(f"The tools and the response format make no grammar together: {reason}")
     return grammar
 
 

@@ -10,7 +10,7 @@ from llguidance import LLMatcher, LLTokenizer
 
 from runtime.errors import SchemaRejected
 from runtime.output.bounds import Bounds, add_bounds, schema_nodes
-from runtime.output.intersection import leaks_names
+from runtime.output.intersection import leaks_limits, leaks_names
 from runtime.output.logic import TYPE_OF_KEYWORD, Logic, Schema
 from runtime.output.references import Path, References, json_pointer
 from runtime.output.rewrite import rewrite
@@ -129,7 +129,7 @@ def _compiled(schema_json: str, use: _Use) -> CompiledSchema:
     rewritten = rewrite(source, draft=draft, validator=validator)
     bounded, bounds = add_bounds(rewritten.schema, use.bounds)
     grammar_json, error = _grammar_json(bounded, _EXACT)
-    exact = not error and not rewritten.losses and not leaks_names(bounded)
+    exact = not (error or rewritten.losses or leaks_names(bounded) or leaks_limits(bounded))
     if error and (unusable := _unusable_patterns(rewritten.schema)):
         rewritten = rewrite(source, draft=draft, validator=validator, without=unusable)
         bounded, bounds = add_bounds(rewritten.schema, use.bounds)

@@ -1,8 +1,15 @@
 """Rewritten schemas joined into one, as plainly as it can be said: llguidance then has less to do."""
 
+from itertools import product
 from typing import Any
 
+from runtime.output.bounds import schema_nodes
 from runtime.output.logic import Schema
+
+_Limits = frozenset[tuple[str, float]]
+"""Keywords and their values."""
+_LIMITS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
+_MOST_WAYS = 64
 
 
 def joined(own: dict[str, Any], parts: list[Schema]) -> Schema:
@@ -54,6 +61,45 @@ def leaks_names(schema: dict[str, Any]) -> bool:
         if "$ref" in node:
             stack.append((definitions[_name(node["$ref"])], closed))
     return False
+
+
+def leaks_limits(schema: dict[str, Any]) -> bool:
+    """Whether an open limit of a rewritten schema is an integer, and the other limit less than 1 away.
+
+    llguidance then lets the integer through: 0 where a number has to be above 0 and at most 0.5.
+    """
+    definitions: dict[str, Schema] = schema.get("$defs", {})
+    for node in schema_nodes(schema):
+        for limits in _limits(node, definitions):
+            pairs = product(
+                [value for keyword, value in limits if keyword == "exclusiveMinimum"],
+                [value for keyword, value in limits if keyword in ("maximum", "exclusiveMaximum")],
+            )
+            mirrored = product(
+                [value for keyword, value in limits if keyword == "exclusiveMaximum"],
+                [value for keyword, value in limits if keyword in ("minimum", "exclusiveMinimum")],
+            )
+            if any(open_ == int(open_) and abs(other - open_) < 1 for open_, other in (*pairs, *mirrored)):
+                return True
+    return False
+
+
+def _limits(node: Schema, definitions: dict[str, Schema], steps: int = 8) -> set[_Limits]:
+    """Limits that hold for a number at the same time, for each way to satisfy a schema."""
+    if isinstance(node, bool) or steps == 0:
+        return {frozenset()}
+    found: set[_Limits] = {frozenset((keyword, node[keyword]) for keyword in _LIMITS if keyword in node)}
+    parts = [_limits(part, definitions, steps - 1) for part in node.get("allOf", ())]
+    if "$ref" in node:
+        parts.append(_limits(definitions[_name(node["$ref"])], definitions, steps - 1))
+    if "anyOf" in node:
+        parts.append(set().union(*(_limits(part, definitions, steps - 1) for part in node["anyOf"])))
+    for part in parts:
+        found = {one | other for one, other in product(found, part)}
+        if len(found) > _MOST_WAYS:
+            # All of them together: that may tell of a leak where there is none.
+            found = {frozenset().union(*found)}
+    return found
 
 
 def _closes(node: Schema, definitions: dict[str, Schema], steps: int = 8) -> bool:

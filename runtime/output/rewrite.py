@@ -17,6 +17,7 @@ llguidance 1.0.1 intersects `allOf`; where it would let too much through, the ru
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import combinations, permutations
+from math import gcd, lcm
 from typing import Any
 
 from jsonschema.protocols import Validator
@@ -37,6 +38,8 @@ _MOST_DEPENDENCIES = 4
 _MOST_UNIQUE = 6
 """Values of a set whose arrays without repetition are written out; of up to 4 in any order."""
 _SAFE_INTEGER = 2**53
+_MOST_MULTIPLE = 10_000
+"""Smallest multiple of all divisors of a schema, as an integer: llguidance has a state for each remainder."""
 _KEPT = (
     *("minLength", "maxLength", "pattern", "minItems", "maxItems", "minProperties", "maxProperties"),
     *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "required"),
@@ -86,6 +89,8 @@ class _Rewriter:
         self._waiting: list[tuple[str, Schema]] = []
         self._inlined: list[int] = []
         self._losses: dict[tuple[Path, str], None] = {}
+        self._multiple = Fraction(1)
+        """Of all divisors so far: any may meet any other in an `allOf`."""
 
     def whole(self, schema: Schema) -> Rewritten:
         written = self._write(schema, ())
@@ -154,8 +159,11 @@ class _Rewriter:
                     del own[keyword]
                     self._lose(path, keyword)
         if "multipleOf" in keywords:
-            if _is_decimal(keywords["multipleOf"]):
+            divisor = Fraction(str(keywords["multipleOf"]))
+            multiple = _common_multiple(self._multiple, divisor)
+            if _is_decimal(keywords["multipleOf"]) and _as_integer(multiple) <= _MOST_MULTIPLE:
                 own["multipleOf"] = keywords["multipleOf"]
+                self._multiple = multiple
             else:
                 self._lose(path, "multipleOf")
 
@@ -487,6 +495,17 @@ def _is_exact(value: Any) -> bool:
             return all(map(_is_exact, value.values()))
         case _:
             return True
+
+
+def _common_multiple(one: Fraction, other: Fraction) -> Fraction:
+    return Fraction(lcm(one.numerator, other.numerator), gcd(one.denominator, other.denominator))
+
+
+def _as_integer(decimal: Fraction) -> int:
+    """A decimal without its point."""
+    while decimal.denominator > 1:
+        decimal *= 10
+    return int(decimal)
 
 
 def _is_decimal(divisor: float) -> bool:

@@ -164,6 +164,23 @@ async def test_an_answer_is_a_document_of_its_schema(engine: EmbeddedEngine) -> 
     assert len(events) > 5, "it is streamed"
 
 
+async def test_texts_of_special_tokens_in_a_schema_are_texts(engine: EmbeddedEngine) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"<|im_start|>": {"type": "boolean"}, "end": {"const": "<|im_end|>"}},
+        "required": ["<|im_start|>", "end"],
+        "additionalProperties": False,
+    }
+    form = JsonSchemaFormat(name="special", schema_json=json.dumps(schema))
+    events, _ = await generate(engine, ask("Answer.", response_format=form))
+    jsonschema.validate(json.loads(text_of(events)), schema)
+    tool = FunctionTool(name="close", parameters_json=json.dumps(schema))
+    events, _ = await generate(engine, ask("Close.", tools=(tool,), tool_choice=ToolChoiceMode.REQUIRED))
+    assert calls_of(events)
+    for _, arguments in calls_of(events):
+        jsonschema.validate(arguments, schema)
+
+
 @pytest.mark.parametrize("limit", [20, 28, 40, 64])
 async def test_a_document_ends_valid_before_its_limit(engine: EmbeddedEngine, limit: int) -> None:
     request = ask(

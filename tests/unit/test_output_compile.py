@@ -207,6 +207,36 @@ def test_a_pattern_without_grammar_is_checked_later() -> None:
     assert not violations(found, '"12345678"')
 
 
+@pytest.mark.parametrize(
+    ("schema", "integer", "within"),
+    [
+        ({"type": "number", "exclusiveMinimum": 0, "maximum": 0.5}, "0", "0.25"),
+        ({"type": "number", "minimum": -0.5, "exclusiveMaximum": 0}, "-0", "-0.25"),
+        ({"allOf": [{"type": "number", "exclusiveMinimum": 1}, {"exclusiveMaximum": 1.5}]}, "1", "1.25"),
+        (
+            {"maximum": 2.5, "allOf": [{"$ref": "#/$defs/a"}], "$defs": {"a": {"exclusiveMinimum": 2}}},
+            "2",
+            "2.25",
+        ),
+    ],
+)
+def test_an_open_limit_next_to_the_other_is_checked_later(
+    schema: dict[str, Any], integer: str, within: str
+) -> None:
+    found = compiled({"type": "number", **schema})
+    assert not found.exact
+    assert admits(found.grammar_json, within)
+    assert not violations(found, within)
+    assert violations(found, integer)
+
+
+def test_open_limits_that_are_apart_are_exact() -> None:
+    found = compiled({"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1})
+    assert found.exact
+    assert not admits(found.grammar_json, "0")
+    assert not admits(found.grammar_json, "1")
+
+
 @pytest.mark.parametrize("parameters", ["", '{"type": "object"}', '{"type": "object", "properties": {}}'])
 def test_no_parameters_are_no_arguments(parameters: str) -> None:
     found = arguments(parameters)

@@ -1,6 +1,7 @@
 """The grammar of a turn lets calls and answers through, and nothing that could be mistaken for them."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from llguidance import LLMatcher, LLTokenizer
@@ -194,3 +195,12 @@ def test_what_makes_no_turn_is_rejected() -> None:
 
 def test_no_tools_and_no_choice_is_no_call() -> None:
     assert turn_form(request()).calls is Calls.NEVER
+
+
+def test_what_no_matcher_can_be_made_of_is_rejected() -> None:
+    """It compiles, but llama.cpp would go on without a grammar."""
+    form = turn_form(request(response_format=PERSON))
+    assert form.document is not None
+    costly = '{"type": "number", "multipleOf": 1000000000, "exclusiveMaximum": 1000000000}'
+    with pytest.raises(PromptRejected, match="make no grammar together: fuel exhausted"):
+        replace(form, document=replace(form.document, grammar_json=costly)).grammar()
