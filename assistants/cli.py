@@ -1,21 +1,28 @@
-"""The command line: serve, demo, models."""
+"""The command line: serve, migrate, demo, threads, models."""
 
+import asyncio
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 from urllib.parse import urlsplit
 
 import click
 
 from assistants.config import DEFAULT_GRPC_ADDRESS, EngineKind, ServerConfig, default_data_dir
+from assistants.domain.errors import AssistantsError, DatabaseError
 from runtime.errors import ModelError
 from runtime.models.catalog import ALIASES, DEFAULT_MODEL, MODELS, find, source_text
 from runtime.models.pull import ProgressCallback, pull
 from runtime.models.store import ModelStore, default_models_dir
 
 _MIB = 1 << 20
+_PATIENCE_S = 5.0
+"""How long a command waits for a server that is away."""
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
 
 models_dir_option = click.option(
     "--models-dir",
@@ -23,6 +30,14 @@ models_dir_option = click.option(
     default=default_models_dir,
     show_default="$ASSISTANTS_MODELS_DIR, or ~/.local/share/assistants/models",
     help="Where models are installed.",
+)
+database_url_option = click.option(
+    "--database-url",
+    metavar="URL",
+    envvar="ASSISTANTS_DATABASE_URL",
+    callback=lambda _context, _parameter, url: _checked_database_url(url),
+    help="A PostgreSQL database, such as postgresql://user@host/name, in place of the data directory;"
+    " $ASSISTANTS_DATABASE_URL keeps a password out of the list of processes.",
 )
 
 
@@ -42,6 +57,15 @@ def main() -> None:
     default=default_data_dir,
     show_default="$ASSISTANTS_DATA_DIR, or ~/.local/share/assistants/data",
     help="Where threads and runs are kept.",
+)
+@database_url_option
+@click.option(
+    "--nats-url",
+    metavar="URL",
+    envvar="ASSISTANTS_NATS_URL",
+    callback=lambda _context, _parameter, url: _checked_nats_url(url),
+    help="NATS with JetStream, such as nats://host:4222, by which servers of one --database-url share their"
+    " work; $ASSISTANTS_NATS_URL keeps a password out of the list of processes.",
 )
 @models_dir_option
 @click.option("--model", default=DEFAULT_MODEL, help="An installed model.")
@@ -81,9 +105,19 @@ def main() -> None:
     show_default="1 for a small model, else one a CPU",
     help="Threads of the engine.",
 )
+@click.option(
+    "--event-retention",
+    "event_retention_s",
+    metavar="DURATION",
+    default="7d",
+    callback=lambda _context, _parameter, text: _seconds(text),
+    help="How long the events of a run are kept after its end, such as 90s, 30m, 12h or 7d.",
+)
 def serve(
     grpc_address: str,
     data_dir: Path,
+    database_url: str | None,
+    nats_url: str | None,
     models_dir: Path,
     model: str,
     engine: str,
@@ -94,15 +128,20 @@ def serve(
     slots: int | None,
     context_tokens: int | None,
     threads: int | None,
+    event_retention_s: float,
 ) -> None:
     """Serve until SIGTERM; prints one `ready` line."""
     kind = _engine_kind(engine, workers, engine_url)
+    if nats_url is not None and database_url is None:
+        raise click.UsageError("--nats-url needs --database-url: servers that share work share a database.")
     # The server takes a second to import; `models` and `--help` need none of it.
     from assistants.server.process import serve as run
 
     config = ServerConfig(
         grpc_address=grpc_address,
         data_dir=data_dir,
+        database_url=database_url,
+        nats_url=nats_url,
         models_dir=models_dir,
         model=model,
         engine=kind,
@@ -114,8 +153,21 @@ def serve(
         slots=slots,
         context_tokens=context_tokens,
         threads=threads,
+        event_retention_s=event_retention_s,
     )
     sys.exit(run(config))
+
+
+@main.command()
+@database_url_option
+def migrate(database_url: str | None) -> None:
+    """Bring a PostgreSQL database to the form of this version; servers may run meanwhile."""
+    if database_url is None:
+        raise click.UsageError("Missing option '--database-url'.")
+    from assistants.storage.opening import migrate_postgres
+
+    with _one_line_errors():
+        click.echo(f"the database is of version {migrate_postgres(database_url)}")
 
 
 @main.command()
@@ -129,6 +181,53 @@ def demo(models_dir: Path, model: str, question: str) -> None:
     with _one_line_errors():
         installed = _pull(ModelStore(models_dir), model)
     sys.exit(run_demo(models_dir=models_dir, model=installed, question=question))
+
+
+target_option = click.option("--target", default=DEFAULT_GRPC_ADDRESS, help="Where the server is.")
+
+
+@main.group()
+def threads() -> None:
+    """Export and import threads as lines of JSON."""
+
+
+@threads.command("export")
+@click.argument("name")
+@target_option
+@click.option(
+    "--output",
+    type=click.File("w", encoding="utf-8", lazy=True),
+    default="-",
+    show_default="stdout",
+    help="Where the lines go.",
+)
+def export_thread(name: str, target: str, output: TextIO) -> None:
+    """Write the thread NAME, such as threads/thread_01..., with its messages, runs and steps."""
+    from assistants.client import Client
+
+    async def export() -> None:
+        async with Client(target, patience_s=_PATIENCE_S) as client:
+            async for line in client.export_thread(name):
+                output.write(line + "\n")
+
+    with _one_line_errors():
+        asyncio.run(export())
+
+
+@threads.command("import")
+@click.argument("file", type=click.File("r", encoding="utf-8"), default="-")
+@target_option
+@click.option("--new-ids", is_flag=True, help="Give everything new ids, in place of keeping them.")
+def import_thread(file: TextIO, target: str, new_ids: bool) -> None:
+    """Store a thread from the lines of FILE: an export, or OpenAI's objects, one a line. Prints its name."""
+    from assistants.client import Client
+
+    async def store() -> str:
+        async with Client(target, patience_s=_PATIENCE_S) as client:
+            return (await client.import_thread(file.read().split("\n"), new_ids=new_ids)).name
+
+    with _one_line_errors():
+        click.echo(asyncio.run(store()))
 
 
 @main.group()
@@ -186,6 +285,27 @@ def remove_model(name: str, models_dir: Path) -> None:
     with _one_line_errors():
         ModelStore(models_dir).remove(name)
     click.echo(f"removed {name}")
+
+
+def _seconds(text: str) -> float:
+    """A duration. Raises `click.BadParameter`."""
+    match = re.fullmatch(r"(\d{1,9})([smhd])", text)
+    if match is None:
+        raise click.BadParameter(f"must be a number and one of s, m, h, d, got {text!r}")
+    return float(int(match[1]) * _UNITS_S[match[2]])
+
+
+def _checked_nats_url(url: str | None) -> str | None:
+    for one in (url or "nats://").split(","):
+        if not one.startswith(("nats://", "tls://")):
+            raise click.BadParameter(f"must be nats://HOST:PORT or tls://…, got {one.partition(':')[0]!r}")
+    return url
+
+
+def _checked_database_url(url: str | None) -> str | None:
+    if url is not None and not url.startswith(("postgresql://", "postgres://")):
+        raise click.BadParameter(f"must be postgresql://…, got {url.partition(':')[0]!r}")
+    return url
 
 
 # What says nothing to which engine: it has its own.
@@ -252,7 +372,7 @@ def _pull(store: ModelStore, name: str) -> str:
 def _one_line_errors() -> Iterator[None]:
     try:
         yield
-    except ModelError as error:
+    except (ModelError, DatabaseError, AssistantsError) as error:
         click.echo(f"assistants: {error}", err=True)
         sys.exit(1)
 

@@ -19,31 +19,40 @@ now is tried again; creates carry a request id, so that nothing is made twice.
 """
 
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 import grpc
 
-from assistants.client_calls import Method, Patience, Request, Response, answer, trace_metadata
+from assistants.client_calls import (
+    Method,
+    Patience,
+    Request,
+    Response,
+    answer,
+    import_requests,
+    trace_metadata,
+)
 from assistants.client_chat import ChatCompletion, ChatMessage, ChatStream
+from assistants.client_errors import error_of
 from assistants.client_runs import Message as Message
 from assistants.client_runs import Run as Run
 from assistants.client_runs import RunEvent as RunEvent
 from assistants.client_runs import RunStep as RunStep
 from assistants.client_runs import RunStream as RunStream
+from assistants.client_runs import StreamRequest, create_run_request, create_thread_and_run_request
 from assistants.client_runs import Tool as Tool
 from assistants.client_runs import ToolCall as ToolCall
 from assistants.client_runs import calls_of as calls_of
-from assistants.client_runs import create_run_request
 from assistants.client_runs import function_tool as function_tool
 from assistants.client_runs import text_of as text_of
+from assistants.client_runs import user_message as user_message
 from assistants.v1 import (
     assistant_service_pb2,
     assistant_service_pb2_grpc,
     chat_completion_service_pb2,
     chat_completion_service_pb2_grpc,
-    content_pb2,
     message_service_pb2,
     message_service_pb2_grpc,
     model_service_pb2,
@@ -52,6 +61,8 @@ from assistants.v1 import (
     run_service_pb2_grpc,
     thread_service_pb2,
     thread_service_pb2_grpc,
+    thread_transfer_service_pb2,
+    thread_transfer_service_pb2_grpc,
     tool_pb2,
 )
 
@@ -90,6 +101,7 @@ class Client:
         self._assistants = assistant_service_pb2_grpc.AssistantServiceStub(self._channel)
         self._threads = thread_service_pb2_grpc.ThreadServiceStub(self._channel)
         self._messages = message_service_pb2_grpc.MessageServiceStub(self._channel)
+        self._transfer = thread_transfer_service_pb2_grpc.ThreadTransferServiceStub(self._channel)
         self._runs = run_service_pb2_grpc.RunServiceStub(self._channel)
         self._chat = chat_completion_service_pb2_grpc.ChatCompletionServiceStub(self._channel)
         self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
@@ -165,17 +177,36 @@ class Client:
         request = thread_service_pb2.DeleteThreadRequest(name=name, force=force)
         await self._call(self._threads.DeleteThread, request)
 
+    async def export_thread(self, name: str) -> AsyncIterator[str]:
+        """The lines of JSON of a thread with all that is in it, without line ends."""
+        request = thread_transfer_service_pb2.ExportThreadRequest(name=name)
+        begun = b""
+        try:
+            async for piece in self._transfer.ExportThread(request, metadata=trace_metadata()):
+                *lines, begun = (begun + piece.data).split(b"\n")
+                for line in lines:
+                    yield line.decode()
+        except grpc.aio.AioRpcError as error:
+            raise error_of(error) or error from error
+
+    async def import_thread(self, lines: Iterable[str], *, new_ids: bool = False) -> Thread:
+        """Stores a thread of such lines, or of OpenAI's objects, under its own ids or under new ones."""
+        data, request_id = "\n".join(lines).encode(), str(uuid.uuid4())
+        patience = self.new_patience()
+        while True:
+            requests = import_requests(data, new_ids=new_ids, request_id=request_id)
+            try:
+                return await self._transfer.ImportThread(requests, metadata=trace_metadata())
+            except grpc.aio.AioRpcError as error:
+                await patience.spend_on(error)
+
     async def create_message(
         self, thread: str, text: str, *, metadata: Mapping[str, str] | None = None
     ) -> Message:
         """Appends a message of the user."""
         request = message_service_pb2.CreateMessageRequest(
             parent=thread,
-            message=Message(
-                role=content_pb2.ROLE_USER,
-                content=[content_pb2.ContentPart(text=content_pb2.Text(value=text))],
-                metadata=metadata or {},
-            ),
+            message=user_message(text, metadata=metadata),
             request_id=str(uuid.uuid4()),
         )
         return await self._call(self._messages.CreateMessage, request)
@@ -196,12 +227,26 @@ class Client:
     # Runs.
 
     async def create_run(self, thread: str, assistant: str, **fields: Any) -> Run:
-        """Creates a run and returns at once; `fields` are those of the message `Run`."""
+        """Creates a run and returns at once.
+
+        `fields` are those of the message `Run`, and of `CreateRunRequest` the
+        `additional_instructions` and `additional_messages`.
+        """
         return await self._call(self._runs.CreateRun, create_run_request(thread, assistant, fields))
 
     def stream(self, thread: str, assistant: str, **fields: Any) -> RunStream:
-        """Creates a run and streams its events to the end; `fields` are those of the message `Run`."""
+        """Creates a run and streams its events to the end; `fields` are those of `create_run`."""
         request = create_run_request(thread, assistant, fields)
+        return RunStream(self._open_stream, self.new_patience, request)
+
+    async def create_thread_and_run(self, assistant: str, *texts: str, **fields: Any) -> Run:
+        """Creates a thread with messages of the user and a run on it, all or nothing."""
+        request = create_thread_and_run_request(assistant, texts, fields)
+        return await self._call(self._runs.CreateThreadAndRun, request)
+
+    def stream_thread_and_run(self, assistant: str, *texts: str, **fields: Any) -> RunStream:
+        """The same, and streams the events of the run to the end."""
+        request = create_thread_and_run_request(assistant, texts, fields)
         return RunStream(self._open_stream, self.new_patience, request)
 
     def watch(self, run: str, *, after_sequence: int = 0) -> RunStream:
@@ -278,11 +323,11 @@ class Client:
     async def _call(self, method: Method[Request, Response], request: Request) -> Response:
         return await answer(method, request, timeout_s=self._timeout_s, patience_s=self._patience_s)
 
-    def _open_stream(
-        self, request: run_service_pb2.CreateRunRequest | run_service_pb2.WatchRunRequest
-    ) -> AsyncIterator[RunEvent]:
+    def _open_stream(self, request: StreamRequest) -> AsyncIterator[RunEvent]:
         if isinstance(request, run_service_pb2.CreateRunRequest):
             return aiter(self._runs.CreateRunStream(request, metadata=trace_metadata()))
+        if isinstance(request, run_service_pb2.CreateThreadAndRunRequest):
+            return aiter(self._runs.CreateThreadAndRunStream(request, metadata=trace_metadata()))
         return aiter(self._runs.WatchRun(request, metadata=trace_metadata()))
 
     def new_patience(self) -> Patience:

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable
 from typing import Protocol, TypeVar
 
 import grpc
@@ -10,9 +10,11 @@ from opentelemetry import propagate
 
 from assistants.client_errors import error_of
 from assistants.domain.errors import Unavailable
+from assistants.v1 import thread_transfer_service_pb2
 
 _FIRST_DELAY_S = 0.1
 _LONGEST_DELAY_S = 2.0
+_PIECE_BYTES = 256 << 10
 
 Request = TypeVar("Request", contravariant=True)
 Response = TypeVar("Response", covariant=True)
@@ -66,6 +68,16 @@ async def answer(
             return await method(request, timeout=timeout_s, metadata=trace_metadata())
         except grpc.aio.AioRpcError as error:
             await patience.spend_on(error)
+
+
+async def import_requests(
+    data: bytes, *, new_ids: bool, request_id: str
+) -> AsyncIterator[thread_transfer_service_pb2.ImportThreadRequest]:
+    """The requests that upload the lines of a thread."""
+    for start in range(0, max(len(data), 1), _PIECE_BYTES):
+        yield thread_transfer_service_pb2.ImportThreadRequest(
+            data=data[start : start + _PIECE_BYTES], new_ids=new_ids, request_id=request_id
+        )
 
 
 def trace_metadata() -> tuple[tuple[str, str], ...]:

@@ -7,9 +7,11 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from assistants.domain.errors import (
+    AlreadyExists,
     AssistantsError,
     DeadlineExceeded,
     EtagMismatch,
+    EventsPruned,
     FeatureUnavailable,
     InvalidArgument,
     NoActionRequired,
@@ -19,6 +21,7 @@ from assistants.domain.errors import (
     RequestIdReused,
     RunActive,
     RunEnded,
+    StorageFull,
     Unavailable,
     Violation,
 )
@@ -30,6 +33,12 @@ _REBUILT: dict[str, Callable[[Mapping[str, str]], AssistantsError]] = {
     "RUN_ENDED": lambda m: RunEnded(run=m["run"], state=m["state"]),
     "NO_ACTION_REQUIRED": lambda m: NoActionRequired(run=m["run"], state=m["state"]),
     "OUTPUT_INVALID": lambda m: OutputInvalid(m["violations"]),
+    "ALREADY_EXISTS": lambda m: AlreadyExists(m["resource_type"], m["name"]),
+    "EVENTS_PRUNED": lambda m: EventsPruned(
+        run=m["run"],
+        after_sequence=int(m["after_sequence"]),
+        oldest_sequence=int(m["oldest_sequence"]),
+    ),
     "ETAG_MISMATCH": lambda m: EtagMismatch(m["name"], given=m["given"], current=m["current"]),
 }
 _FIELD_ERRORS = {"INVALID_FIELD": InvalidArgument, "REQUEST_ID_REUSED": RequestIdReused}
@@ -54,8 +63,9 @@ def error_of(error: grpc.aio.AioRpcError) -> AssistantsError | None:
         return _FIELD_ERRORS[info.reason](*violations)
     if info.reason in _REBUILT:
         return _REBUILT[info.reason](info.metadata)
-    if info.reason == Overloaded.reason:
-        return Overloaded(error.details() or "the server is overloaded", retry_after_s=retry_after_s)
+    for passing in (Overloaded, StorageFull):
+        if info.reason == passing.reason:
+            return passing(error.details() or passing.reason, retry_after_s=retry_after_s)
     if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
         return DeadlineExceeded("the server did not answer in time")
     # A cancel of ours is a CancelledError: this one is a server that closes as the call arrives.

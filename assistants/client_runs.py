@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 
 from assistants.client_calls import Patience
-from assistants.v1 import message_service_pb2, run_event_pb2, run_pb2, run_service_pb2, tool_pb2
+from assistants.v1 import content_pb2, message_service_pb2, run_event_pb2, run_pb2, run_service_pb2, tool_pb2
 
 Message = message_service_pb2.Message
 Run = run_pb2.Run
@@ -18,7 +18,11 @@ RunEvent = run_event_pb2.RunEvent
 Tool = tool_pb2.Tool
 ToolCall = tool_pb2.ToolCall
 
-StreamRequest = run_service_pb2.CreateRunRequest | run_service_pb2.WatchRunRequest
+StreamRequest = (
+    run_service_pb2.CreateRunRequest
+    | run_service_pb2.CreateThreadAndRunRequest
+    | run_service_pb2.WatchRunRequest
+)
 
 
 class RunStream:
@@ -165,7 +169,37 @@ def _add(messages: dict[str, Message], delta: run_event_pb2.MessageDelta) -> Non
 def create_run_request(
     thread: str, assistant: str, fields: Mapping[str, Any]
 ) -> run_service_pb2.CreateRunRequest:
-    """A request with its own id, so that it makes one run however often it is sent."""
+    """A request with its own id, so that it makes one run however often it is sent.
+
+    `fields` are those of `Run`, and `additional_instructions` and `additional_messages`.
+    """
+    rest = dict(fields)
     return run_service_pb2.CreateRunRequest(
-        parent=thread, run=Run(assistant=assistant, **fields), request_id=str(uuid.uuid4())
+        parent=thread,
+        additional_instructions=rest.pop("additional_instructions", ""),
+        additional_messages=rest.pop("additional_messages", ()),
+        run=Run(assistant=assistant, **rest),
+        request_id=str(uuid.uuid4()),
+    )
+
+
+def create_thread_and_run_request(
+    assistant: str, texts: Sequence[str], fields: Mapping[str, Any]
+) -> run_service_pb2.CreateThreadAndRunRequest:
+    """The same for a run on a thread of its own, which the user has begun with `texts`."""
+    rest = dict(fields)
+    return run_service_pb2.CreateThreadAndRunRequest(
+        messages=[user_message(text) for text in texts],
+        additional_instructions=rest.pop("additional_instructions", ""),
+        run=Run(assistant=assistant, **rest),
+        request_id=str(uuid.uuid4()),
+    )
+
+
+def user_message(text: str, *, metadata: Mapping[str, str] | None = None) -> Message:
+    """A message of the user, to be created."""
+    return Message(
+        role=content_pb2.ROLE_USER,
+        content=[content_pb2.ContentPart(text=content_pb2.Text(value=text))],
+        metadata=metadata or {},
     )

@@ -12,7 +12,7 @@ Whatever happens, the process and its worker are gone when the context ends.
 import asyncio
 import signal
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +69,14 @@ class ServerProcess:
             self.kill()
         await self._process.wait()
 
+    def freeze(self) -> None:
+        """SIGSTOP: it does nothing any more, and nobody is told."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT: it goes on as if nothing had been."""
+        self._process.send_signal(signal.SIGCONT)
+
     def tell_to_stop(self) -> None:
         """SIGTERM."""
         self._process.send_signal(signal.SIGTERM)
@@ -118,13 +126,14 @@ async def _states(
 
 @asynccontextmanager
 async def serving(
-    data_dir: Path, *options: str, address: str = "127.0.0.1:0"
+    data_dir: Path, *options: str, address: str = "127.0.0.1:0", entry: Sequence[str] = _PYTHON
 ) -> AsyncIterator[ServerProcess]:
-    """Runs `assistants serve` with the options; gives it when it is ready.
+    """Runs `assistants serve` with the options, by another `entry` if given; gives it when it is ready.
 
     Fails with what it said on stderr when it exits in place of getting ready.
     """
-    async with started("serve", "--grpc-address", address, "--data-dir", str(data_dir), *options) as process:
+    arguments = ("serve", "--grpc-address", address, "--data-dir", str(data_dir), *options)
+    async with started(*arguments, entry=entry) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         stderr = asyncio.create_task(_read_all(process.stderr))
@@ -154,10 +163,12 @@ async def run_cli(*arguments: str) -> Finished:
 
 
 @asynccontextmanager
-async def started(*arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def started(
+    *arguments: str, entry: Sequence[str] = _PYTHON
+) -> AsyncIterator[asyncio.subprocess.Process]:
     """Starts `assistants` with the arguments, and does not wait for anything."""
     process = await asyncio.create_subprocess_exec(
-        *_PYTHON,
+        *entry,
         *arguments,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,

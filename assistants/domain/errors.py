@@ -10,8 +10,11 @@ AssistantsError
 │   ├── RunEnded          RUN_ENDED
 │   └── NoActionRequired  NO_ACTION_REQUIRED
 ├── EtagMismatch          ETAG_MISMATCH
+├── AlreadyExists         ALREADY_EXISTS, an id is taken
+├── EventsPruned          EVENTS_PRUNED, the events after a cursor are no longer kept
 ├── OutputInvalid         OUTPUT_INVALID, no try gave an answer that satisfies its schema
 ├── Unavailable           UNAVAILABLE, try again
+│   ├── StorageFull       STORAGE_FULL
 │   └── Overloaded        OVERLOADED, too much waits already
 └── DeadlineExceeded      DEADLINE_EXCEEDED, made by the client
 
@@ -25,8 +28,10 @@ from typing import ClassVar, Literal
 Code = Literal[
     "INVALID_ARGUMENT",
     "NOT_FOUND",
+    "ALREADY_EXISTS",
     "FAILED_PRECONDITION",
     "ABORTED",
+    "OUT_OF_RANGE",
     "DEADLINE_EXCEEDED",
     "UNAVAILABLE",
     "UNIMPLEMENTED",
@@ -175,6 +180,37 @@ class EtagMismatch(AssistantsError):
         )
 
 
+class AlreadyExists(AssistantsError):
+    """A resource that was to be stored under its own id is there already."""
+
+    code = "ALREADY_EXISTS"
+    reason = "ALREADY_EXISTS"
+
+    def __init__(self, resource_type: str, name: str) -> None:
+        super().__init__(
+            f"There is a {resource_type} with name {name!r} already", resource_type=resource_type, name=name
+        )
+        self.resource_type = resource_type
+        self.name = name
+
+
+class EventsPruned(AssistantsError):
+    """Events after the cursor are no longer kept: the run ended long ago."""
+
+    code = "OUT_OF_RANGE"
+    reason = "EVENTS_PRUNED"
+
+    def __init__(self, *, run: str, after_sequence: int, oldest_sequence: int) -> None:
+        super().__init__(
+            f"{run} has no events from {after_sequence + 1} on any more, the oldest is {oldest_sequence}",
+            run=run,
+            after_sequence=str(after_sequence),
+            oldest_sequence=str(oldest_sequence),
+        )
+        self.oldest_sequence = oldest_sequence
+        """What can be watched: the events after the one before it."""
+
+
 class Unavailable(AssistantsError):
     """The server cannot serve the call now."""
 
@@ -184,6 +220,12 @@ class Unavailable(AssistantsError):
     def __init__(self, message: str, *, retry_after_s: float, **metadata: str) -> None:
         super().__init__(message, **metadata)
         self.retry_after_s = retry_after_s
+
+
+class StorageFull(Unavailable):
+    """The database cannot be written: its disk is full, or fails."""
+
+    reason = "STORAGE_FULL"
 
 
 class Overloaded(Unavailable):
@@ -217,5 +259,13 @@ class Fenced(Exception):
         self.run_id = run_id
 
 
-class DataDirectoryError(Exception):
-    """The data directory cannot be used; the message is one line for people."""
+class DatabaseError(Exception):
+    """The database cannot be used by this server; the message is one line for people."""
+
+
+class DataDirectoryError(DatabaseError):
+    """The data directory cannot be used."""
+
+
+class BrokerError(Exception):
+    """NATS cannot be used by this server; the message is one line for people."""

@@ -3,7 +3,7 @@
 Every method takes the project: nothing of another project can be reached.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -13,8 +13,10 @@ from assistants.domain.message import Message
 from assistants.domain.page import Page, PageRequest
 from assistants.domain.run import Run
 from assistants.domain.run_event import EventBody, RunEvent
+from assistants.domain.run_states import RunState
 from assistants.domain.run_step import RunStep
 from assistants.domain.thread import Thread
+from assistants.domain.thread_content import ThreadContent
 from assistants.domain.tool import ToolOutput
 
 
@@ -50,6 +52,17 @@ class Claim:
     """Trace context of the attempt before this one."""
     fruitless_attempts: int = 0
     """Attempts before this one that ended without a completed step, by no decision of a server's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Created:
+    """A run that is stored."""
+
+    run: Run
+    waits: bool = False
+    """Whether another run holds the thread: it is executed when that has ended."""
+    interrupted: Run | None = None
+    """The run that it has cancelled; one that is cancelling has to be stopped where it is executed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +126,22 @@ class ThreadRepository(Protocol):
         ...
 
 
+class ThreadTransfer(Protocol):
+    """Whole threads, out of the store and into it."""
+
+    async def read(self, project_id: str, thread_id: str) -> ThreadContent | None:
+        """All of a thread at one moment; None when there is none. Raises RunActive while a run is active."""
+        ...
+
+    async def store(self, content: ThreadContent, request: RequestKey | None) -> Thread:
+        """Stores a thread whole under its ids, or gives the one that the request id made.
+
+        Of each run's journal there is the last event only. Raises AlreadyExists when
+        an id is taken, RequestIdReused.
+        """
+        ...
+
+
 class MessageRepository(Protocol):
     """Messages of threads."""
 
@@ -147,6 +176,15 @@ class MessageRepository(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdleRun:
+    """A run that somebody has to execute, and that has made no progress for a while."""
+
+    run_id: str
+    state: RunState
+    """Queued, in progress or cancelling."""
+
+
 class RunStore(Protocol):
     """Runs, their steps, and the one way to change them: by events.
 
@@ -155,15 +193,30 @@ class RunStore(Protocol):
     """
 
     async def create(
-        self, run: Run, messages: Sequence[Message], request: RequestKey | None, *, claim: Claim | None
-    ) -> Run:
+        self,
+        run: Run,
+        messages: Sequence[Message],
+        request: RequestKey | None,
+        *,
+        claim: Claim | None,
+        thread: Thread | None = None,
+    ) -> Created:
         """Stores a queued run and the messages before it, already taken if there is a `claim`.
+
+        With a `thread`, that is stored with them. While another run holds the thread,
+        the run waits, unless its policy is to reject: it is not taken, and its
+        messages are appended when it gets the thread.
 
         Gives the stored run, or the one that the request id made before. Writes in
         the order of calls: what is appended under the claim comes after.
 
-        Raises RunActive, RequestIdReused, and NotFound without its thread.
+        Raises RunActive, Overloaded when too many wait, RequestIdReused, and NotFound
+        without its thread.
         """
+        ...
+
+    def on_admitted(self, listener: Callable[[str], None]) -> None:
+        """Calls `listener(run_id)` on the loop when a waiting run has got its thread and can be claimed."""
         ...
 
     async def claim(self, run_id: str, *, takeover: bool) -> Claim | None:
@@ -218,8 +271,15 @@ class RunStore(Protocol):
         """The run that holds the thread."""
         ...
 
-    def let_go(self, fence: Fence) -> None:
-        """Forgives the attempt: the server stops, and the next one takes the run over. Does not wait."""
+    async def waiting(self, project_id: str, thread_id: str) -> Sequence[str]:
+        """Ids of the runs that wait for the thread, in the order in which they get it."""
+        ...
+
+    def let_go(self, fence: Fence) -> Awaitable[object]:
+        """Forgives the attempt: the server stops, and the next one takes the run over.
+
+        Begins at once; waiting raises Unavailable.
+        """
         ...
 
     def set_attempt_traceparent(self, fence: Fence, traceparent: str) -> None:
@@ -238,8 +298,23 @@ class RunStore(Protocol):
         """Ids of the runs of all projects that somebody has to execute, oldest first."""
         ...
 
+    async def idle(self, *, waiting_since: datetime, executing_since: datetime) -> Sequence[IdleRun]:
+        """Runs of all projects that wait for an executor and have made no progress since a time.
+
+        Queued and cancelling ones since `waiting_since`, those in progress since `executing_since`.
+        """
+        ...
+
     async def overdue(self, now: datetime) -> Sequence[Run]:
-        """Active runs of all projects whose time to expire has come."""
+        """Runs of all projects whose time to expire has come, and those that have more left than they can.
+
+        The latter are seen after a clock was set back: their `expire_time` is a
+        minute or more beyond `now` and their `ttl_s`.
+        """
+        ...
+
+    async def renew(self, project_id: str, run_id: str) -> None:
+        """Gives a run that has not ended its whole time to expire again: the clock was set."""
         ...
 
 
@@ -248,6 +323,18 @@ class RequestIds(Protocol):
 
     async def forget_old(self) -> None:
         """Deletes those that are older than they are kept."""
+        ...
+
+
+class EventRetention(Protocol):
+    """The events of runs that have ended."""
+
+    async def prune(self, ended_before: datetime, *, at_most: int) -> int:
+        """Deletes all but the last event of runs that ended before a moment.
+
+        Deletes about `at_most` events, oldest runs first; gives how many. Fewer than
+        `at_most` means that none is left.
+        """
         ...
 
 
@@ -263,6 +350,27 @@ class EventLog(Protocol):
         ...
 
 
+class LiveEvents(Protocol):
+    """Events that other servers append, told as it happens. Some may never be: the event log has them."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether anything can be told now."""
+        ...
+
+    def subscribe(self, listener: Callable[[str, Sequence[RunEvent]], None]) -> None:
+        """Calls `listener(run_id, events)` on the loop for the runs that are listened to."""
+        ...
+
+    async def listen(self, run_id: str) -> None:
+        """Begins to tell a run's events. Those appended after the return are told, unless they get lost."""
+        ...
+
+    def ignore(self, run_id: str) -> None:
+        """Ends what `listen` began. Does not wait."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueuedRun:
     """A run to execute."""
@@ -272,15 +380,66 @@ class QueuedRun:
     """Whether it was in progress when its executor went away."""
 
 
-class RunQueue(Protocol):
-    """Runs that wait to be executed."""
+class Delivery(Protocol):
+    """A run taken from the queue. Nobody else gets it until it is answered, or this server is dead."""
 
-    async def put(self, queued: QueuedRun) -> None:
-        """Adds one; twice is harmless, since a claim lets only one in."""
+    @property
+    def run_id(self) -> str:
+        """The run to execute."""
         ...
 
-    async def take(self) -> QueuedRun:
-        """Waits for the oldest."""
+    @property
+    def takeover(self) -> bool:
+        """Whether somebody may have had it before, and is gone."""
+        ...
+
+    @property
+    def tries(self) -> int:
+        """How often it was given to somebody, this time included."""
+        ...
+
+    async def ack(self) -> None:
+        """It needs nobody: its last write was accepted, or there is nothing to do.
+
+        Never after a refused write: that would take the run from whoever has it now.
+        """
+        ...
+
+    async def nak(self, delay_s: float = 0.0) -> None:
+        """Somebody is to take it over, after a delay."""
+        ...
+
+    def drop(self) -> None:
+        """Somebody else has it: nothing is said. If that is not so, it comes again after a while."""
+        ...
+
+
+class RunQueue(Protocol):
+    """Runs that wait to be executed, and those in hand: each comes again when whoever has it dies."""
+
+    @property
+    def shared(self) -> bool:
+        """Whether other servers take from it. A run has to pass through it then, to be missed."""
+        ...
+
+    async def put(self, queued: QueuedRun, *, again: bool = False) -> None:
+        """Adds one; twice is harmless, since a claim lets only one in.
+
+        Never fails: if the queue cannot be reached, the sweep does it `again` later,
+        since the row says that the run is queued.
+        """
+        ...
+
+    async def take(self) -> Delivery:
+        """Waits for one."""
+        ...
+
+    async def has(self, run_id: str) -> bool:
+        """Whether a run waits or is in anybody's hand. Raises Unavailable."""
+        ...
+
+    async def drain(self) -> None:
+        """Takes no more, and gives back what waits here to be taken."""
         ...
 
 

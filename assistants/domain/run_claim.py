@@ -5,21 +5,21 @@ from datetime import UTC, datetime, timedelta
 
 from assistants.domain.ports import Claim, Fence
 from assistants.domain.run import Run, RunStatus
-from assistants.domain.run_states import RunState, check_transition
+from assistants.domain.run_states import Actor, RunState, check_transition
+from assistants.domain.times import not_before
 
 
 def claimed_status(run: Run, attempt: int) -> RunStatus:
     """The status of a run that is taken now. One that is cancelling stays so: it is taken to be ended."""
-    state = run.status.state
-    if state is not RunState.CANCELLING:
-        check_transition(state, RunState.IN_PROGRESS)
-        state = RunState.IN_PROGRESS
+    old = run.status.state
+    state = RunState.CANCELLING if old is RunState.CANCELLING else RunState.IN_PROGRESS
+    check_transition(old, state, Actor.CLAIMER)
     now = datetime.now(UTC)
     return replace(
         run.status,
         state=state,
         attempt=attempt,
-        start_time=run.status.start_time or now,
+        start_time=run.status.start_time or not_before(now, run.create_time),
         expire_time=now + timedelta(seconds=run.settings.ttl_s),
     )
 

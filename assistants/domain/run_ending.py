@@ -9,6 +9,7 @@ from assistants.domain.run import RunStatus
 from assistants.domain.run_event import EventBody, MessageChanged, RunChanged, StepChanged
 from assistants.domain.run_states import RunState
 from assistants.domain.run_step import RunStep, StepState
+from assistants.domain.times import not_before
 
 _MESSAGE_REASON = {
     RunState.CANCELLED: MessageIncompleteReason.RUN_CANCELLED,
@@ -39,16 +40,25 @@ def ending(
                 message,
                 state=MessageState.INCOMPLETE,
                 incomplete_reason=_MESSAGE_REASON[state],
-                end_time=time,
+                end_time=not_before(time, message.create_time),
             )
         )
         for message in messages
         if message.state is MessageState.IN_PROGRESS
     ]
     closed += [
-        StepChanged(replace(step, state=_STEP_STATE[state], error=status.error, end_time=time))
+        StepChanged(
+            replace(
+                step,
+                state=_STEP_STATE[state],
+                error=status.error,
+                end_time=not_before(time, step.create_time),
+            )
+        )
         for step in steps
         if step.state is StepState.IN_PROGRESS
     ]
-    ended = replace(status, required_action=(), end_time=time, expire_time=None)
+    ended = replace(
+        status, required_action=(), end_time=not_before(time, status.start_time or time), expire_time=None
+    )
     return (*closed, RunChanged(ended))

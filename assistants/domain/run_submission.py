@@ -11,6 +11,7 @@ from assistants.domain.run import Run
 from assistants.domain.run_event import EventBody, RunChanged, StepChanged
 from assistants.domain.run_states import RunState
 from assistants.domain.run_step import RunStep, StepState, ToolCalls
+from assistants.domain.times import not_before
 from assistants.domain.tool import ToolOutput
 
 
@@ -44,7 +45,8 @@ def _completed(step: RunStep, outputs: dict[str, str], time: datetime) -> StepCh
     assert isinstance(step.details, ToolCalls)
     calls = tuple(replace(call, output=outputs.get(call.id, call.output)) for call in step.details.calls)
     details = replace(step.details, calls=calls)
-    return StepChanged(replace(step, details=details, state=StepState.COMPLETED, end_time=time))
+    end_time = not_before(time, step.create_time)
+    return StepChanged(replace(step, details=details, state=StepState.COMPLETED, end_time=end_time))
 
 
 def _check_ids(expected: Sequence[str], outputs: Sequence[ToolOutput]) -> None:

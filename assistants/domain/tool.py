@@ -46,3 +46,5 @@ class StepToolCall:
     """Whether the server carries it out."""
     output: str | None = None
     """None until the tool returned."""
+    idempotency_key: str = ""
+    """`run:step:call`, the same in all attempts that carry the call out."""

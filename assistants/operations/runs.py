@@ -19,10 +19,12 @@ from assistants.domain.page import Page, PageRequest
 from assistants.domain.ports import (
     AssistantRepository,
     Claim,
+    Created,
     QueuedRun,
     RequestKey,
     RunQueue,
     RunStore,
+    Signals,
     ThreadRepository,
 )
 from assistants.domain.principal import Principal
@@ -34,12 +36,13 @@ from assistants.domain.run_claim import first_claim
 from assistants.domain.run_event import RunEvent
 from assistants.domain.run_states import RunState
 from assistants.domain.run_step import RunStep, without_reasoning
+from assistants.domain.thread import Thread
 from assistants.domain.tool import ToolOutput
 from assistants.domain.validation import MAX_TOOL_OUTPUT, Violations
-from assistants.operations.available import check_run
 from assistants.operations.messages import make_message
 from assistants.operations.models import ModelOperations
 from assistants.operations.new_run import NewRun, check_new_run, run_settings
+from assistants.operations.new_thread import NewThread, check_new_thread, make_thread
 from assistants.operations.response_formats import check_response_format
 from assistants.operations.tools import check_tools
 from assistants.runs.executor import RunExecutor
@@ -59,6 +62,7 @@ class RunOperations:
         models: ModelOperations,
         executor: RunExecutor,
         queue: RunQueue,
+        signals: Signals,
         watch: Watch,
     ) -> None:
         self._store = store
@@ -67,16 +71,21 @@ class RunOperations:
         self._models = models
         self._executor = executor
         self._queue = queue
+        self._signals = signals
         self._watch = watch
-        self._launching: dict[str, asyncio.Task[Run]] = {}
+        self._launching: dict[str, asyncio.Task[Created]] = {}
         """By thread: runs that are being committed and executed at the same time."""
+        self._queueing: set[asyncio.Task[None]] = set()
+        store.on_admitted(self._admitted)
 
     async def create(
         self, principal: Principal, thread_id: str, new: NewRun, *, request: RequestKey | None = None
     ) -> Run:
-        """Creates a run, and executes it at once if a slot is free.
+        """Creates a run, and executes it at once if its thread and a slot are free.
 
-        Raises InvalidArgument, FeatureUnavailable, NotFound, RunActive.
+        While the thread is held by another run, the policy of the run says what happens.
+
+        Raises InvalidArgument, FeatureUnavailable, NotFound, RunActive, Overloaded.
         """
         check_new_run(new)
         run = await self._prepare(principal, thread_id, new)
@@ -84,31 +93,59 @@ class RunOperations:
         # A caller who goes away must not leave a run that is stored and not launched.
         return await asyncio.shield(self._store_and_launch(run, messages, request))
 
+    async def create_with_thread(
+        self, principal: Principal, thread: NewThread, new: NewRun, *, request: RequestKey | None = None
+    ) -> Run:
+        """Creates a thread, its messages and a run in one transaction, and executes that as `create` does.
+
+        Raises InvalidArgument, FeatureUnavailable, NotFound.
+        """
+        check_new_thread(thread)
+        check_new_run(new)
+        made = make_thread(principal, thread)
+        run = await self._prepare(principal, made.id, new)
+        messages = [make_message(principal, made.id, message) for message in thread.messages]
+        return await asyncio.shield(self._store_and_launch(run, messages, request, thread=made))
+
     async def _store_and_launch(
-        self, run: Run, messages: Sequence[Message], request: RequestKey | None
+        self,
+        run: Run,
+        messages: Sequence[Message],
+        request: RequestKey | None,
+        *,
+        thread: Thread | None = None,
     ) -> Run:
         while (other := self._launching.get(run.thread_id)) is not None:
             await asyncio.wait((other,))  # whoever came first has the thread
-        busy = await self._store.active(run.project_id, run.thread_id) is not None
+        busy = thread is None and await self._store.active(run.project_id, run.thread_id) is not None
         if busy or not self._executor.reserve():
-            stored = await self._store.create(run, messages, request, claim=None)
-            if stored.id == run.id:
+            created = await self._store.create(run, messages, request, claim=None, thread=thread)
+            if created.run.id == run.id and not created.waits:
                 await self._queue.put(QueuedRun(run_id=run.id, takeover=False))
-            return stored
+            if (other_run := created.interrupted) is not None and not other_run.status.state.final:
+                self._signals.stop(other_run.id)
+            return created.run
         claim = first_claim(run)
         # The engine reads the prompt while the run is being committed. Whatever the
         # execution writes stands behind the create, and is fenced if that fails.
-        creating = asyncio.create_task(self._store.create(run, messages, request, claim=claim))
-        self._executor.launch(claim, stored=creating if messages else None)
-        made: Run | None = None
+        creating = asyncio.create_task(self._store.create(run, messages, request, claim=claim, thread=thread))
+        self._executor.launch(claim, stored=creating if messages or thread else None)
+        taken = False
         self._launching[run.thread_id] = creating
         try:
-            made = await creating
+            made = (await creating).run
+            taken = made.id == run.id and made.status.attempt == 1
             return made
         finally:
             del self._launching[run.thread_id]
-            if made is None or made.id != run.id:  # refused, or made before under the request id
+            if not taken:  # refused, made before under the request id, or another run was faster
                 self._executor.stop(run.id)
+
+    def _admitted(self, run_id: str) -> None:
+        """A run that waited for its thread has got it."""
+        task = asyncio.create_task(self._queue.put(QueuedRun(run_id=run_id, takeover=False)))
+        self._queueing.add(task)
+        task.add_done_callback(self._queueing.discard)
 
     async def get(self, principal: Principal, thread_id: str, run_id: str) -> Run:
         """Raises NotFound."""
@@ -152,13 +189,15 @@ class RunOperations:
         if run is None:  # deleted in between
             raise NotFound("run", run_name(thread_id, run_id))
         if run.status.state is RunState.CANCELLING:
-            self._executor.stop(run_id)
+            self._signals.stop(run_id)
         elif run.status.state is not RunState.CANCELLED:  # it ended by itself in between
             raise RunEnded(run=run_name(thread_id, run_id), state=run.status.state)
         return run
 
-    async def cancel_and_wait(self, principal: Principal, thread_id: str, run_id: str) -> None:
-        """Stops a run and waits for its end; one that has ended is as good."""
+    async def cancel_all_and_wait(self, principal: Principal, thread_id: str, run_id: str) -> None:
+        """Stops a run and those that wait for its thread, and waits for its end if it has not ended."""
+        for waiting_id in await self._store.waiting(principal.project_id, thread_id):
+            await self._store.end_idle(principal.project_id, waiting_id, expired=False)
         try:
             run = await self.cancel(principal, thread_id, run_id)
             async with aclosing(self._watch.follow(run, after=run.last_sequence)) as events:
@@ -254,7 +293,6 @@ class RunOperations:
         if assistant is None:
             raise NotFound("assistant", assistant_name(new.assistant_id))
         settings = run_settings(assistant, new, self._models)
-        check_run(settings)
         await check_tools(settings.tools, settings.tool_choice)
         await check_response_format(settings.response_format)
         now = datetime.now(UTC)

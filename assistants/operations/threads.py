@@ -5,14 +5,13 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from assistants.domain.errors import NotFound, RunActive
-from assistants.domain.ids import new_id
 from assistants.domain.names import parse_run, thread_name
 from assistants.domain.page import Page, PageRequest
 from assistants.domain.ports import RequestKey, ThreadRepository
 from assistants.domain.principal import Principal
 from assistants.domain.thread import Thread
-from assistants.domain.validation import Violations
 from assistants.operations.editing import check_etag, edit
+from assistants.operations.new_thread import NewThread, check_metadata, make_thread
 from assistants.operations.runs import RunOperations
 
 
@@ -27,16 +26,8 @@ class ThreadOperations:
         self, principal: Principal, metadata: Mapping[str, str], *, request: RequestKey | None = None
     ) -> Thread:
         """Creates an empty thread. Raises InvalidArgument."""
-        _check(metadata)
-        now = datetime.now(UTC)
-        thread = Thread(
-            id=new_id("thread"),
-            project_id=principal.project_id,
-            metadata=metadata,
-            create_time=now,
-            update_time=now,
-        )
-        return await self._repository.create(thread, request)
+        check_metadata(metadata)
+        return await self._repository.create(make_thread(principal, NewThread(metadata=metadata)), request)
 
     async def get(self, principal: Principal, thread_id: str) -> Thread:
         """Raises NotFound."""
@@ -61,7 +52,7 @@ class ThreadOperations:
 
         async def apply(thread: Thread) -> Thread:
             metadata = change(thread.metadata)
-            _check(metadata)
+            check_metadata(metadata)
             return replace(
                 thread, metadata=metadata, revision=thread.revision + 1, update_time=datetime.now(UTC)
             )
@@ -77,7 +68,7 @@ class ThreadOperations:
     async def delete(
         self, principal: Principal, thread_id: str, *, etag: str = "", force: bool = False
     ) -> None:
-        """Deletes it with all that is in it; with `force`, an active run is cancelled first.
+        """Deletes it with all that is in it; with `force`, its runs are cancelled first.
 
         Raises NotFound, EtagMismatch, RunActive.
         """
@@ -91,10 +82,4 @@ class ThreadOperations:
             except RunActive as active:
                 if not force:
                     raise
-                await self._runs.cancel_and_wait(principal, *parse_run(active.run))
-
-
-def _check(metadata: Mapping[str, str]) -> None:
-    violations = Violations()
-    violations.metadata(metadata)
-    violations.check()
+                await self._runs.cancel_all_and_wait(principal, *parse_run(active.run))

@@ -10,6 +10,7 @@ from assistants.domain.ports import Claim, EventLog, RunStore
 from assistants.domain.run import RunError, RunErrorCode, RunIncompleteReason, RunStatus
 from assistants.domain.run_event import EventBody, RunChanged
 from assistants.domain.run_states import RunState
+from assistants.domain.times import not_before
 from assistants.domain.tool import ClientFunction
 from assistants.runs.context import InputLimitExceeded, ThreadContexts
 from assistants.runs.journal import Journal
@@ -164,8 +165,9 @@ class Execution:
                 await self._end_incomplete(RunIncompleteReason.MAX_OUTPUT_TOKENS, end)
             case FinishReason.STOP:
                 now = datetime.now(UTC)
+                end_time = not_before(now, self.status.start_time or now)
                 self.outcome = replace(
-                    self.status, state=RunState.COMPLETED, usage=usage, end_time=now, expire_time=None
+                    self.status, state=RunState.COMPLETED, usage=usage, end_time=end_time, expire_time=None
                 )
                 self._journal.append(*self._record.whole(end), RunChanged(self.outcome))
             case FinishReason.TOOL_CALLS:

@@ -23,6 +23,7 @@ from assistants.domain.run_event import (
     ToolCallDelta,
 )
 from assistants.domain.run_step import MessageCreation, RunStep, StepDetails, StepState, ToolCalls
+from assistants.domain.times import not_before
 from assistants.domain.tool import StepToolCall
 from runtime.events import TurnEnd
 
@@ -85,7 +86,9 @@ class TurnRecord:
         if self._calls_step is None:
             self._calls_step = self._begin(ToolCalls)
             opened = (StepChanged(self._calls_step),)
-        self._calls.append(StepToolCall(id=new_id("call"), name=name, arguments_json=""))
+        call_id = new_id("call")
+        key = f"{self._run.id}:{self._calls_step.id}:{call_id}"
+        self._calls.append(StepToolCall(id=call_id, name=name, arguments_json="", idempotency_key=key))
         self._arguments = []
         call, index = self._calls[-1], len(self._calls) - 1
         return (*opened, ToolCallDelta(self._calls_step.id, index, id=call.id, name=name))
@@ -109,10 +112,11 @@ class TurnRecord:
             opened, _ = self._opened_message()
             events += opened
         if self._message is not None and self._message_step is not None:
+            end_time = not_before(now, self._message.create_time)
             message = replace(
-                self._message, content=self._content(), state=MessageState.COMPLETED, end_time=now
+                self._message, content=self._content(), state=MessageState.COMPLETED, end_time=end_time
             )
-            step = replace(self._message_step, state=StepState.COMPLETED, end_time=now)
+            step = replace(self._message_step, state=StepState.COMPLETED, end_time=end_time)
             if self._calls_step is None:
                 step = _with_result(step, end)
             events += (MessageChanged(message), StepChanged(step))
@@ -199,15 +203,16 @@ class TurnRecord:
         """Ends what a lost attempt has begun and the turn turned out not to need."""
         events: list[EventBody] = []
         for step in self._lost_steps():
+            end_time = not_before(now, step.create_time)
             if isinstance(step.details, MessageCreation):
                 message = replace(
                     self._empty_message(step),
                     state=MessageState.INCOMPLETE,
                     incomplete_reason=MessageIncompleteReason.ATTEMPT_LOST,
-                    end_time=now,
+                    end_time=end_time,
                 )
                 events.append(MessageChanged(message))
-            events.append(StepChanged(replace(step, state=StepState.CANCELLED, end_time=now)))
+            events.append(StepChanged(replace(step, state=StepState.CANCELLED, end_time=end_time)))
         return events
 
     def _so_far(self, step: RunStep) -> RunStep:

@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
@@ -17,28 +18,33 @@ from assistants.operations.chat import ChatOperations
 from assistants.operations.messages import MessageOperations
 from assistants.operations.models import ModelOperations
 from assistants.operations.runs import RunOperations
+from assistants.operations.thread_transfer import ThreadTransferOperations
 from assistants.operations.threads import ThreadOperations
 from assistants.runs.context import ThreadContexts
 from assistants.runs.executor import RunExecutor
-from assistants.runs.queue import MemoryRunQueue
 from assistants.runs.sweep import Sweep
 from assistants.runs.watch import Watch
+from assistants.server.dispatch import dispatch
 from assistants.server.engine import served_model, start_engine, unloaded_models
+from assistants.server.health import RUN_SERVICE, Health
 from assistants.server.interceptors import ErrorInterceptor
 from assistants.services.assistants import AssistantServicer
 from assistants.services.chat_completions import ChatCompletionServicer
 from assistants.services.messages import MessageServicer
 from assistants.services.models import ModelServicer
 from assistants.services.runs import RunServicer
+from assistants.services.thread_transfer import ThreadTransferServicer
 from assistants.services.threads import ThreadServicer
-from assistants.storage.assistants import SqliteAssistants
-from assistants.storage.data_directory import DataDirectory
-from assistants.storage.event_log import SqliteEventLog
-from assistants.storage.messages import SqliteMessages
-from assistants.storage.requests import SqliteRequests
-from assistants.storage.run_store import SqliteRunStore
-from assistants.storage.sqlite import SqliteDatabase
-from assistants.storage.threads import SqliteThreads
+from assistants.storage.assistants import SqlAssistants
+from assistants.storage.database import Database
+from assistants.storage.event_log import SqlEventLog
+from assistants.storage.messages import SqlMessages
+from assistants.storage.opening import postgres_database, sqlite_database
+from assistants.storage.requests import SqlRequests
+from assistants.storage.retention import SqlEventRetention
+from assistants.storage.run_store import SqlRunStore
+from assistants.storage.thread_transfer import SqlThreadTransfer
+from assistants.storage.threads import SqlThreads
 from assistants.telemetry.grpc import TracingInterceptor
 from assistants.telemetry.observer import RunTelemetry
 from assistants.v1 import (
@@ -50,17 +56,18 @@ from assistants.v1 import (
     message_service_pb2_grpc,
     model_service_pb2,
     model_service_pb2_grpc,
-    run_service_pb2,
     run_service_pb2_grpc,
     thread_service_pb2,
     thread_service_pb2_grpc,
+    thread_transfer_service_pb2,
+    thread_transfer_service_pb2_grpc,
 )
 from runtime.engines.base import Engine
 
-RUN_SERVICE = run_service_pb2.DESCRIPTOR.services_by_name["RunService"].full_name
 _SERVICES = (
     assistant_service_pb2.DESCRIPTOR.services_by_name["AssistantService"].full_name,
     thread_service_pb2.DESCRIPTOR.services_by_name["ThreadService"].full_name,
+    thread_transfer_service_pb2.DESCRIPTOR.services_by_name["ThreadTransferService"].full_name,
     message_service_pb2.DESCRIPTOR.services_by_name["MessageService"].full_name,
     RUN_SERVICE,
     chat_completion_service_pb2.DESCRIPTOR.services_by_name["ChatCompletionService"].full_name,
@@ -76,7 +83,6 @@ _OPTIONS = (
 _RUNS_PER_SLOT = 2
 """While a run is between two turns, another keeps its slot of the engine busy."""
 _HIGHEST_PORT = 65_535
-_HEALTH_INTERVAL_S = 0.5
 _LAST_EVENTS_S = 1.0
 """How long streams may take to deliver what was said when the last run was left."""
 
@@ -103,7 +109,8 @@ class Server:
         """Starts everything, or nothing.
 
         Raises:
-            DataDirectoryError, ModelError, WorkerStartFailed, EngineError, AddressInUse: one line each.
+            DatabaseError, BrokerError, ModelError, WorkerStartFailed, EngineError, AddressInUse: one
+                line each.
         """
         try:
             await self._start()
@@ -119,32 +126,40 @@ class Server:
 
     async def _start(self) -> None:
         config, opened = self._config, self._resources
-        directory = opened.enter_context(DataDirectory(config.data_dir))
-        database = SqliteDatabase(directory.migrate())
-        opened.push_async_callback(database.aclose)
+        database = await opened.enter_async_context(_database(config))
         engine = self._given_engine or await start_engine(config)
         opened.push_async_callback(engine.aclose)
         self.model = engine.model.name
 
-        event_log = SqliteEventLog(database)
-        store = SqliteRunStore(database, event_log)
+        slots = engine.model.slots * _RUNS_PER_SLOT
+        shared = await opened.enter_async_context(dispatch(config, engine, slots=slots))
+
+        event_log = SqlEventLog(database)
+        store = SqlRunStore(database, event_log)
         assistants, threads, messages = (
-            SqliteAssistants(database),
-            SqliteThreads(database),
-            SqliteMessages(database),
+            SqlAssistants(database),
+            SqlThreads(database),
+            SqlMessages(database),
         )
-        queue, watch = MemoryRunQueue(), Watch(event_log)
         telemetry = RunTelemetry()
         executor = RunExecutor(
             store=store,
             event_log=event_log,
-            queue=queue,
+            queue=shared.queue,
             contexts=ThreadContexts(threads, messages, engine),
             engine=engine,
             telemetry=telemetry,
-            slots=engine.model.slots * _RUNS_PER_SLOT,
+            slots=slots,
         )
-        sweep = Sweep(store=store, queue=queue, executor=executor, requests=SqliteRequests(database))
+        watch = Watch(event_log, live=shared.live, executes=executor.executes)
+        sweep = Sweep(
+            store=store,
+            queue=shared.queue,
+            executor=executor,
+            requests=SqlRequests(database),
+            events=SqlEventRetention(database),
+            event_retention=timedelta(seconds=config.event_retention_s),
+        )
         models = ModelOperations(
             engine, served_model(engine, config), unloaded_models(config, engine.model.name)
         )
@@ -154,7 +169,8 @@ class Server:
             threads=threads,
             models=models,
             executor=executor,
-            queue=queue,
+            queue=shared.queue,
+            signals=shared.signals(executor),
             watch=watch,
         )
 
@@ -172,6 +188,9 @@ class Server:
         message_service_pb2_grpc.add_MessageServiceServicer_to_server(
             MessageServicer(MessageOperations(messages, threads)), server
         )
+        thread_transfer_service_pb2_grpc.add_ThreadTransferServiceServicer_to_server(
+            ThreadTransferServicer(ThreadTransferOperations(SqlThreadTransfer(database))), server
+        )
         run_service_pb2_grpc.add_RunServiceServicer_to_server(RunServicer(runs), server)
         chat_completion_service_pb2_grpc.add_ChatCompletionServiceServicer_to_server(
             ChatCompletionServicer(chat), server
@@ -186,12 +205,11 @@ class Server:
         self.address = _listen(server, config.grpc_address)
         _warn_if_reachable(self.address)
 
-        recovered = await sweep.recover()
-        if recovered:
-            _logger.info("taking up %d unfinished runs", recovered)
+        await shared.start(event_log=event_log, sweep=sweep, watch=watch)
         executor.start()
         sweeping = asyncio.create_task(sweep.run(), name="sweep")
-        watching = asyncio.create_task(_report_health(status, engine), name="health")
+        reporting = Health(status, engine=engine, sweep=sweep, dispatch=shared)
+        watching = asyncio.create_task(reporting.report(), name="health")
         await server.start()
 
         async def drain() -> None:
@@ -200,12 +218,18 @@ class Server:
                 task.cancel()
             await asyncio.wait((sweeping, watching))
             stopping = asyncio.create_task(server.stop(DRAIN_GRACE_S + _LAST_EVENTS_S))
-            await asyncio.gather(executor.drain(DRAIN_GRACE_S), chat.drain(DRAIN_GRACE_S))
+            await asyncio.gather(executor.drain(shared.grace_s), chat.drain(DRAIN_GRACE_S))
             # Streams end with their runs. What is left watches something that ends elsewhere.
             await server.stop(_LAST_EVENTS_S)
             await stopping
 
         opened.push_async_callback(drain)
+
+
+def _database(config: ServerConfig) -> AbstractAsyncContextManager[Database]:
+    if config.database_url is None:
+        return sqlite_database(config.data_dir)
+    return postgres_database(config.database_url, shared=config.nats_url is not None)
 
 
 def _listen(server: grpc.aio.Server, address: str) -> str:
@@ -236,12 +260,3 @@ def _tracing(address: str) -> TracingInterceptor:
     if host == "unix" or not port.isdecimal() or port == "0":
         return TracingInterceptor(server_address=address)
     return TracingInterceptor(server_address=host, server_port=int(port))
-
-
-async def _report_health(status: health.HealthServicer, engine: Engine) -> None:
-    """Keeps `grpc.health.v1` true: "" says the process is alive, the run service that a model is ready."""
-    serving, not_serving = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
-    await status.set("", serving)
-    while True:
-        await status.set(RUN_SERVICE, serving if engine.ready else not_serving)
-        await asyncio.sleep(_HEALTH_INTERVAL_S)

@@ -40,7 +40,13 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
                 request_deserializer=None,
                 response_serializer=handler.response_serializer,
             )
-        assert handler.unary_unary, "no service of ours takes a stream yet"
+        if handler.stream_unary:
+            return grpc.stream_unary_rpc_method_handler(
+                _guarded_upload(method, handler.stream_unary, handler.request_deserializer),
+                request_deserializer=None,
+                response_serializer=handler.response_serializer,
+            )
+        assert handler.unary_unary, "no service of ours takes a stream and gives one"
         return grpc.unary_unary_rpc_method_handler(
             _guarded(method, handler.unary_unary, handler.request_deserializer),
             request_deserializer=None,
@@ -52,6 +58,14 @@ def _guarded(method: str, behavior: Callable[..., Any], read: _Read) -> Callable
     async def serve(received: bytes, context: _Context) -> object:
         async with _told(method, context):
             return await behavior(_request(read, received), context)
+
+    return serve
+
+
+def _guarded_upload(method: str, behavior: Callable[..., Any], read: _Read) -> Callable[..., Any]:
+    async def serve(received: AsyncIterator[bytes], context: _Context) -> object:
+        async with _told(method, context):
+            return await behavior((_request(read, piece) async for piece in received), context)
 
     return serve
 

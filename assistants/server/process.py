@@ -8,13 +8,14 @@ import sys
 from contextlib import AsyncExitStack
 
 from assistants.config import ServerConfig
-from assistants.domain.errors import DataDirectoryError
+from assistants.domain.errors import BrokerError, DatabaseError
 from assistants.server.app import AddressInUse, Server
 from assistants.telemetry.setup import Shutdown, TelemetryMisconfigured, configure
 from runtime.errors import EngineError, ModelError, WorkerStartFailed
 
 EXPECTED_FAILURES = (
-    DataDirectoryError,
+    DatabaseError,
+    BrokerError,
     AddressInUse,
     TelemetryMisconfigured,
     ModelError,

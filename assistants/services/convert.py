@@ -251,6 +251,7 @@ def tool_call_to_proto(call: StepToolCall) -> tool_pb2.ToolCall:
         arguments_json=call.arguments_json,
         output=call.output,
         builtin=call.builtin,
+        idempotency_key=call.idempotency_key,
     )
 
 

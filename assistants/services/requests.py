@@ -14,7 +14,7 @@ from assistants.domain.errors import FeatureUnavailable, InvalidArgument, Violat
 from assistants.domain.ports import RequestKey
 from assistants.domain.validation import check_request_id
 
-_OF_THE_REQUEST = ("request_id", "additional_instructions", "additional_messages")
+_OF_THE_REQUEST = ("request_id", "additional_instructions", "additional_messages", "thread.", "messages")
 """Fields beside the resource that operations check together with it."""
 
 

@@ -1,12 +1,13 @@
 """RunService over gRPC."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Any, TypeAlias
 
 import grpc
 
 from assistants.domain.errors import InvalidArgument, Violation
+from assistants.domain.message import NewMessage
 from assistants.domain.names import parse_assistant, parse_run, parse_step, parse_thread
 from assistants.domain.run import (
     DEFAULT_MAX_TURNS,
@@ -20,6 +21,7 @@ from assistants.domain.run import (
 from assistants.domain.run_event import RunEvent
 from assistants.domain.tool import ToolOutput
 from assistants.operations.new_run import NewRun
+from assistants.operations.new_thread import NewThread
 from assistants.operations.runs import RunOperations
 from assistants.services.convert import (
     effort_from_proto,
@@ -33,7 +35,7 @@ from assistants.services.paging import next_page_token, page_request
 from assistants.services.principal import PRINCIPAL
 from assistants.services.requests import check_required, masked_fields, request_key, within
 from assistants.services.run_convert import POLICIES, RunEvents, run_to_proto, step_to_proto
-from assistants.v1 import run_event_pb2, run_pb2
+from assistants.v1 import message_service_pb2, run_event_pb2, run_pb2
 from assistants.v1 import run_service_pb2 as pb
 from assistants.v1 import run_service_pb2_grpc as pb_grpc
 
@@ -53,6 +55,19 @@ class RunServicer(pb_grpc.RunServiceServicer):
         self, request: pb.CreateRunRequest, context: Context
     ) -> AsyncIterator[run_event_pb2.RunEvent]:
         run = await self._create(request)
+        async with aclosing(_to_proto(run, self._operations.follow(run))) as events:
+            async for event in events:
+                yield event
+
+    async def CreateThreadAndRun(  # noqa: D102
+        self, request: pb.CreateThreadAndRunRequest, context: Context
+    ) -> run_pb2.Run:
+        return run_to_proto(await self._create_with_thread(request))
+
+    async def CreateThreadAndRunStream(  # noqa: D102
+        self, request: pb.CreateThreadAndRunRequest, context: Context
+    ) -> AsyncIterator[run_event_pb2.RunEvent]:
+        run = await self._create_with_thread(request)
         async with aclosing(_to_proto(run, self._operations.follow(run))) as events:
             async for event in events:
                 yield event
@@ -133,9 +148,19 @@ class RunServicer(pb_grpc.RunServiceServicer):
         thread_id = parse_thread(request.parent, "parent")
         # Both ways to create a run share their request ids.
         key = request_key("CreateRun", request, request.request_id)
-        new = _new_run_from_proto(request)
+        messages = _new_messages(request.additional_messages, "additional_messages")
+        new = _new_run_from_proto(request.run, request.additional_instructions, messages)
         with within("run"):
             return await self._operations.create(PRINCIPAL.get(), thread_id, new, request=key)
+
+    async def _create_with_thread(self, request: pb.CreateThreadAndRunRequest) -> Run:
+        check_required(request)
+        key = request_key("CreateThreadAndRun", request, request.request_id)
+        messages = _new_messages(request.messages, "messages")
+        thread = NewThread(messages=messages, metadata=dict(request.thread.metadata))
+        new = _new_run_from_proto(request.run, request.additional_instructions)
+        with within("run"):
+            return await self._operations.create_with_thread(PRINCIPAL.get(), thread, new, request=key)
 
 
 async def _to_proto(run: Run, events: AsyncGenerator[RunEvent]) -> AsyncGenerator[run_event_pb2.RunEvent]:
@@ -145,19 +170,24 @@ async def _to_proto(run: Run, events: AsyncGenerator[RunEvent]) -> AsyncGenerato
             yield made.to_proto(event)
 
 
-def _new_run_from_proto(request: pb.CreateRunRequest) -> NewRun:
-    run = request.run
-    messages = []
-    for index, message in enumerate(request.additional_messages):
-        with within(f"additional_messages[{index}]"):
-            messages.append(new_message_from_proto(message))
+def _new_messages(messages: Sequence[message_service_pb2.Message], field: str) -> tuple[NewMessage, ...]:
+    made = []
+    for index, message in enumerate(messages):
+        with within(f"{field}[{index}]"):
+            made.append(new_message_from_proto(message))
+    return tuple(made)
+
+
+def _new_run_from_proto(
+    run: run_pb2.Run, additional_instructions: str, additional_messages: tuple[NewMessage, ...] = ()
+) -> NewRun:
     with within("run"):
         return NewRun(
             assistant_id=parse_assistant(run.assistant, "assistant"),
             model=run.model.removeprefix("models/") or None,
             instructions=run.instructions or None,
-            additional_instructions=request.additional_instructions,
-            additional_messages=tuple(messages),
+            additional_instructions=additional_instructions,
+            additional_messages=additional_messages,
             tools=tools_from_proto(run.tools) or None,
             tool_choice=tool_choice_from_proto(run.tool_choice),
             parallel_tool_calls=run.parallel_tool_calls if run.HasField("parallel_tool_calls") else True,

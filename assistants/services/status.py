@@ -7,6 +7,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from assistants.domain.errors import (
+    AlreadyExists,
     AssistantsError,
     FailedPrecondition,
     FeatureUnavailable,
@@ -37,7 +38,10 @@ def status_of(error: AssistantsError) -> grpc.Status:
             details.append(_bad_request(*((v.field, v.description) for v in violations)))
         case FeatureUnavailable(field=field, message=message):
             details.append(_bad_request((field, message)))
-        case NotFound(resource_type=resource_type, name=name):
+        case (
+            NotFound(resource_type=resource_type, name=name)
+            | AlreadyExists(resource_type=resource_type, name=name)
+        ):
             details.append(
                 error_details_pb2.ResourceInfo(
                     resource_type=resource_type, resource_name=_cut(name), description=_cut(error.message)

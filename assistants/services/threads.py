@@ -31,18 +31,18 @@ class ThreadServicer(pb_grpc.ThreadServiceServicer):
             thread = await self._operations.create(
                 PRINCIPAL.get(), dict(request.thread.metadata), request=key
             )
-        return _to_proto(thread)
+        return thread_to_proto(thread)
 
     async def GetThread(self, request: pb.GetThreadRequest, context: Context) -> pb.Thread:  # noqa: D102
         check_required(request)
-        return _to_proto(await self._operations.get(PRINCIPAL.get(), parse_thread(request.name)))
+        return thread_to_proto(await self._operations.get(PRINCIPAL.get(), parse_thread(request.name)))
 
     async def ListThreads(  # noqa: D102
         self, request: pb.ListThreadsRequest, context: Context
     ) -> pb.ListThreadsResponse:
         page = await self._operations.list(PRINCIPAL.get(), page_request(request, request.order_by))
         return pb.ListThreadsResponse(
-            threads=[_to_proto(thread) for thread in page.items],
+            threads=[thread_to_proto(thread) for thread in page.items],
             next_page_token=next_page_token(request, page.next),
         )
 
@@ -58,7 +58,7 @@ class ThreadServicer(pb_grpc.ThreadServiceServicer):
                 lambda metadata: given if "metadata" in fields else metadata,
                 etag=request.thread.etag,
             )
-        return _to_proto(thread)
+        return thread_to_proto(thread)
 
     async def DeleteThread(self, request: pb.DeleteThreadRequest, context: Context) -> Empty:  # noqa: D102
         check_required(request)
@@ -68,7 +68,8 @@ class ThreadServicer(pb_grpc.ThreadServiceServicer):
         return Empty()
 
 
-def _to_proto(thread: Thread) -> pb.Thread:
+def thread_to_proto(thread: Thread) -> pb.Thread:
+    """A stored thread."""
     return pb.Thread(
         name=thread_name(thread.id),
         metadata=thread.metadata,

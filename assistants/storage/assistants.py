@@ -10,9 +10,9 @@ from assistants.domain.ports import RequestKey
 from assistants.domain.times import from_micros, to_micros
 from assistants.storage.codec import ASSISTANT_SETTINGS
 from assistants.storage.connection import Connection, Record
+from assistants.storage.database import Database
 from assistants.storage.paging import PagedSelect
 from assistants.storage.requests import made_before
-from assistants.storage.sqlite import SqliteDatabase
 from assistants.storage.tables import ASSISTANTS
 
 _c = ASSISTANTS.c
@@ -37,10 +37,10 @@ _DELETE = sa.delete(ASSISTANTS).where(_OF_PROJECT, _c.id == sa.bindparam("id"))
 _DELETE_REVISION = _DELETE.where(_c.revision == sa.bindparam("revision"))
 
 
-class SqliteAssistants:
-    """AssistantRepository on SQLite."""
+class SqlAssistants:
+    """AssistantRepository."""
 
-    def __init__(self, database: SqliteDatabase) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
 
     async def create(self, assistant: Assistant, request: RequestKey | None) -> Assistant:
@@ -67,7 +67,7 @@ class SqliteAssistants:
 
     async def get(self, project_id: str, assistant_id: str) -> Assistant | None:
         """None when there is none."""
-        return self._database.read(lambda connection: _get(connection, project_id, assistant_id))
+        return await self._database.read(lambda connection: _get(connection, project_id, assistant_id))
 
     async def list(self, project_id: str, page: PageRequest) -> Page[Assistant]:
         """One page."""

@@ -6,6 +6,7 @@ from pydantic import TypeAdapter
 
 from assistants.domain.assistant import AssistantSettings
 from assistants.domain.content import ContentPart
+from assistants.domain.message import Message
 from assistants.domain.run import RunSettings, RunStatus
 from assistants.domain.run_event import EventBody
 from assistants.domain.run_step import RunStep
@@ -30,6 +31,7 @@ class JsonCodec(Generic[T]):
 
 ASSISTANT_SETTINGS = JsonCodec[AssistantSettings](AssistantSettings)
 CONTENT = JsonCodec[tuple[ContentPart, ...]](tuple[ContentPart, ...])
+MESSAGES = JsonCodec[tuple[Message, ...]](tuple[Message, ...])
 EVENT_BODY = JsonCodec[EventBody](EventBody)
 STRING_MAP = JsonCodec[dict[str, str]](dict[str, str])
 RUN_SETTINGS = JsonCodec[RunSettings](RunSettings)

@@ -6,14 +6,12 @@ import sqlite3
 from pathlib import Path
 from types import TracebackType
 
-from alembic import command
-from alembic.config import Config
+import sqlalchemy as sa
 from alembic.util import CommandError
 from sqlalchemy.exc import DBAPIError
 
 from assistants.domain.errors import DataDirectoryError
-
-_MIGRATIONS = Path(__file__).parent / "migrations"
+from assistants.storage import schema
 
 
 class DataDirectory:
@@ -50,15 +48,13 @@ class DataDirectory:
                 was brought to a form that this version does not know.
         """
         database = self.path / "assistants.db"
-        config = Config()
-        config.set_main_option("script_location", str(_MIGRATIONS))
-        config.attributes["url"] = f"sqlite:///{database}"
+        engine = sa.create_engine(f"sqlite:///{database}", poolclass=sa.NullPool)
         try:
             # Alembic would wrap it; and a file that is no database must not be touched.
             with sqlite3.connect(database) as connection:
                 connection.execute("PRAGMA schema_version")
             connection.close()
-            command.upgrade(config, "head")
+            schema.migrate(engine)
         except sqlite3.Error as error:
             raise DataDirectoryError(f"database {database} cannot be used: {error}") from error
         except DBAPIError as error:

@@ -8,7 +8,7 @@ from assistants.domain.run_event import RunEvent
 from assistants.domain.times import from_micros
 from assistants.storage.codec import EVENT_BODY
 from assistants.storage.connection import Connection, Record
-from assistants.storage.sqlite import SqliteDatabase
+from assistants.storage.database import Database
 from assistants.storage.tables import RUN_EVENTS
 
 Listener = Callable[[str, Sequence[RunEvent]], None]
@@ -22,10 +22,10 @@ _READ = (
 )
 
 
-class SqliteEventLog:
-    """EventLog on SQLite; the run store writes to it."""
+class SqlEventLog:
+    """EventLog; the run store writes to it."""
 
-    def __init__(self, database: SqliteDatabase) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
         self._listeners: list[Listener] = []
 

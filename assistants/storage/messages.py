@@ -15,9 +15,9 @@ from assistants.domain.ports import RequestKey
 from assistants.domain.times import from_micros, to_micros
 from assistants.storage.codec import CONTENT, STRING_MAP
 from assistants.storage.connection import Connection, Record
+from assistants.storage.database import Database
 from assistants.storage.paging import PagedSelect
 from assistants.storage.requests import made_before
-from assistants.storage.sqlite import SqliteDatabase
 from assistants.storage.tables import MESSAGES, THREADS
 from assistants.storage.threads import require_idle
 
@@ -68,10 +68,10 @@ _FEW = 64
 """Messages that are read faster than they are asked for beside the loop."""
 
 
-class SqliteMessages:
-    """MessageRepository on SQLite."""
+class SqlMessages:
+    """MessageRepository."""
 
-    def __init__(self, database: SqliteDatabase) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
 
     async def create(self, message: Message, request: RequestKey | None) -> Message:
@@ -88,7 +88,9 @@ class SqliteMessages:
 
     async def get(self, project_id: str, thread_id: str, message_id: str) -> Message | None:
         """None when there is none."""
-        return self._database.read(lambda connection: _get(connection, project_id, thread_id, message_id))
+        return await self._database.read(
+            lambda connection: _get(connection, project_id, thread_id, message_id)
+        )
 
     async def list(
         self, project_id: str, thread_id: str, page: PageRequest, *, run_id: str | None
@@ -109,7 +111,7 @@ class SqliteMessages:
         def job(connection: Connection) -> Sequence[Message]:
             return [decode_message(row) for row in connection.execute(_SINCE, parameters)]
 
-        return self._database.read(job) if at_most <= _FEW else await self._database.scan(job)
+        return await self._database.read(job) if at_most <= _FEW else await self._database.scan(job)
 
     async def set_metadata(
         self, project_id: str, thread_id: str, message_id: str, metadata: Mapping[str, str]
@@ -144,6 +146,11 @@ class SqliteMessages:
         return await self._database.write(job)
 
 
+def insert_placed_message(connection: Connection, message: Message) -> None:
+    """Stores a message that has its position already."""
+    connection.execute(_INSERT, _encode(message))
+
+
 def insert_message(connection: Connection, message: Message) -> Message:
     """Appends it to its thread and gives it with its position. Raises NotFound without its thread."""
     taken = connection.execute(
@@ -152,7 +159,7 @@ def insert_message(connection: Connection, message: Message) -> Message:
     if taken is None:
         raise NotFound("thread", thread_name(message.thread_id))
     placed = replace(message, position=taken - 1)
-    connection.execute(_INSERT, _encode(placed))
+    insert_placed_message(connection, placed)
     return placed
 
 

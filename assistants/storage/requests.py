@@ -9,8 +9,8 @@ import sqlalchemy as sa
 from assistants.domain.errors import RequestIdReused
 from assistants.domain.ports import RequestKey
 from assistants.domain.times import now_micros
-from assistants.storage.connection import Connection
-from assistants.storage.sqlite import SqliteDatabase
+from assistants.storage.connection import Connection, upsert
+from assistants.storage.database import Database
 from assistants.storage.tables import REQUESTS
 
 T = TypeVar("T")
@@ -18,15 +18,26 @@ T = TypeVar("T")
 KEPT = timedelta(hours=24)
 _KEPT_MICROS = KEPT // timedelta(microseconds=1)
 
-_FIND = sa.select(REQUESTS.c.fingerprint, REQUESTS.c.resource_id).where(
-    REQUESTS.c.project_id == sa.bindparam("project_id"),
-    REQUESTS.c.method == sa.bindparam("method"),
-    REQUESTS.c.request_id == sa.bindparam("request_id"),
-    REQUESTS.c.create_time > sa.bindparam("oldest"),
+_THIS = (
+    REQUESTS.c.project_id == sa.bindparam("p_project_id"),
+    REQUESTS.c.method == sa.bindparam("p_method"),
+    REQUESTS.c.request_id == sa.bindparam("p_request_id"),
 )
 _FORGET = sa.delete(REQUESTS).where(REQUESTS.c.create_time <= sa.bindparam("oldest"))
-# What the request made before may have been deleted since: then it makes another one.
-_RECORD = sa.insert(REQUESTS).prefix_with("OR REPLACE")
+# First, and not after a look: of two that do the same request at once, the second waits here.
+_TAKE = upsert(
+    REQUESTS,
+    ("project_id", "method", "request_id"),
+    ("fingerprint", "resource_id", "create_time"),
+    where=REQUESTS.c.create_time <= sa.bindparam("oldest"),
+    returning=REQUESTS.c.resource_id,
+)
+_FIND = sa.select(REQUESTS.c.fingerprint, REQUESTS.c.resource_id).where(*_THIS).with_for_update()
+_TAKE_AGAIN = (
+    sa.update(REQUESTS)
+    .where(*_THIS)
+    .values(resource_id=sa.bindparam("resource_id"), create_time=sa.bindparam("create_time"))
+)
 
 
 def made_before(
@@ -43,49 +54,35 @@ def made_before(
     """
     if request is None:
         return None
-    made = _find(connection, project_id, request)
-    existing = None if made is None else read(made)
-    if existing is None:
-        _record(connection, project_id, request, new_id)
-    return existing
-
-
-def _find(connection: Connection, project_id: str, request: RequestKey) -> str | None:
-    row = connection.execute(
-        _FIND,
-        {
-            "project_id": project_id,
-            "method": request.method,
-            "request_id": request.request_id,
-            "oldest": now_micros() - _KEPT_MICROS,
-        },
-    ).first()
-    if row is None:
-        return None
-    if row.fingerprint != request.fingerprint:
-        raise RequestIdReused.of(request.request_id)
-    resource_id: str = row.resource_id
-    return resource_id
-
-
-def _record(connection: Connection, project_id: str, request: RequestKey, resource_id: str) -> None:
-    connection.execute(
-        _RECORD,
+    now = now_micros()
+    taken = connection.execute(
+        _TAKE,
         {
             "project_id": project_id,
             "method": request.method,
             "request_id": request.request_id,
             "fingerprint": request.fingerprint,
-            "resource_id": resource_id,
-            "create_time": now_micros(),
+            "resource_id": new_id,
+            "create_time": now,
+            "oldest": now - _KEPT_MICROS,
         },
-    )
+    ).first()
+    if taken is not None:
+        return None
+    this = {"p_project_id": project_id, "p_method": request.method, "p_request_id": request.request_id}
+    row = connection.execute(_FIND, this).one()
+    if row.fingerprint != request.fingerprint:
+        raise RequestIdReused.of(request.request_id)
+    existing = read(row.resource_id)
+    if existing is None:  # it was deleted since: the request makes another one
+        connection.execute(_TAKE_AGAIN, {**this, "resource_id": new_id, "create_time": now})
+    return existing
 
 
-class SqliteRequests:
+class SqlRequests:
     """Request ids as a whole."""
 
-    def __init__(self, database: SqliteDatabase) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
 
     async def forget_old(self) -> None:

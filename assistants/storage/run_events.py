@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import sqlite
 
-from assistants.domain.run import Run, RunStatus
+from assistants.domain.run import Run
 from assistants.domain.run_event import (
     EventBody,
     MessageChanged,
@@ -18,24 +17,27 @@ from assistants.domain.run_event import (
 )
 from assistants.domain.run_step import RunStep
 from assistants.domain.times import from_micros, now_micros, to_micros
-from assistants.storage.codec import EVENT_BODY, RUN_STATUS, RUN_STEP
-from assistants.storage.connection import Connection
+from assistants.storage.codec import EVENT_BODY, RUN_STEP
+from assistants.storage.connection import Connection, Record, upsert
 from assistants.storage.messages import write_message
+from assistants.storage.run_rows import encode_status
 from assistants.storage.tables import RUN_EVENTS, RUN_STEPS, RUNS
 
 _c = RUNS.c
 _P_ID = _c.id == sa.bindparam("p_id")
 _INSERT_EVENTS = sa.insert(RUN_EVENTS)
-_STEP = sqlite.insert(RUN_STEPS)
-_WRITE_STEP = _STEP.on_conflict_do_update(
-    index_elements=[RUN_STEPS.c.id],
-    set_={"state": _STEP.excluded.state, "step_json": _STEP.excluded.step_json},
-)
+_WRITE_STEP = upsert(RUN_STEPS, ("id",), ("state", "step_json"))
 _TAKE_SEQUENCES = (
     sa.update(RUNS)
     .where(_P_ID)
     .values(last_sequence=_c.last_sequence + sa.bindparam("count"))
     .returning(_c.last_sequence)
+)
+_TAKE_EPOCH = (
+    sa.update(RUNS)
+    .where(_P_ID)
+    .values(epoch=_c.epoch + 1, attempt=_c.attempt + 1)
+    .returning(_c.epoch, _c.attempt, _c.forgiven_attempt, _c.attempt_traceparent)
 )
 _SET_STATUS = (
     sa.update(RUNS)
@@ -45,6 +47,9 @@ _SET_STATUS = (
         holds_thread=sa.bindparam("holds_thread"),
         status_json=sa.bindparam("status_json"),
         expire_time=sa.bindparam("expire_time"),
+        waiting_rank=sa.null(),
+        waiting_messages_json=sa.null(),
+        retained_since=sa.bindparam("retained_since"),
     )
 )
 
@@ -71,6 +76,11 @@ def next_place(connection: Connection, run: Run, *, attempt: int, count: int) ->
         first_sequence=last - count + 1,
         time=now_micros(),
     )
+
+
+def take_epoch(connection: Connection, run_id: str) -> Record:
+    """Begins an epoch and an attempt; gives `epoch, attempt, forgiven_attempt, attempt_traceparent`."""
+    return connection.execute(_TAKE_EPOCH, {"p_id": run_id}).one()
 
 
 def append_events(
@@ -126,14 +136,15 @@ def _apply(connection: Connection, target: AppendPlace, event: EventBody) -> Non
         case RunChanged(status=status):
             connection.execute(_SET_STATUS, {"p_id": target.run_id, **encode_status(status)})
         case StepChanged(step=step):
-            _write_step(connection, step)
+            write_step(connection, step)
         case MessageChanged(message=message):
             write_message(connection, message)
         case TextDelta() | ToolCallDelta():
             pass
 
 
-def _write_step(connection: Connection, step: RunStep) -> None:
+def write_step(connection: Connection, step: RunStep) -> None:
+    """Stores a step, or its new value."""
     connection.execute(
         _WRITE_STEP,
         {
@@ -147,13 +158,3 @@ def _write_step(connection: Connection, step: RunStep) -> None:
             "create_time": to_micros(step.create_time),
         },
     )
-
-
-def encode_status(status: RunStatus) -> dict[str, object]:
-    """The columns that a status fills."""
-    return {
-        "state": status.state,
-        "holds_thread": not status.state.final,
-        "status_json": RUN_STATUS.dump(status),
-        "expire_time": status.expire_time and to_micros(status.expire_time),
-    }

@@ -6,22 +6,26 @@ Measured: one COMMIT for many transactions, over statements built once, makes so
 
 import asyncio
 import queue
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
-from assistants.storage.connection import Connection
+from assistants.domain.errors import StorageFull
+from assistants.storage.database import Job
+from assistants.storage.sqlite_connection import SqliteConnection
 
 T = TypeVar("T")
-Job = Callable[[Connection], T]
 
 _MAX_GROUP = 256
 _READ_THREADS = 2
+RETRY_AFTER_S = 1.0
+"""When a client may try again whose write the disk did not take."""
 
 
 @dataclass(slots=True)
@@ -35,7 +39,7 @@ class _Write:
 
 
 class SqliteDatabase:
-    """One database file, owned by one event loop."""
+    """Database on one SQLite file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -43,29 +47,28 @@ class SqliteDatabase:
         self._writes: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._held_back: _Write | None = None
         self._closed = False
-        self._read_connection = Connection(path)
+        self._read_connection = SqliteConnection(path)
         self._readers = ThreadPoolExecutor(_READ_THREADS, thread_name_prefix="sqlite-read")
-        self._reader_connections: queue.SimpleQueue[Connection] = queue.SimpleQueue()
+        self._reader_connections: queue.SimpleQueue[SqliteConnection] = queue.SimpleQueue()
         for _ in range(_READ_THREADS):
-            self._reader_connections.put(Connection(path))
+            self._reader_connections.put(SqliteConnection(path))
         self._writer = threading.Thread(target=self._write_groups, name="sqlite-write", daemon=True)
         self._writer.start()
 
     def write(
-        self, job: Job[T], *, durable: bool = True, on_commit: Callable[[T], None] | None = None
+        self,
+        job: Job[T],
+        *,
+        durable: bool = True,
+        on_commit: Callable[[T], None] | None = None,
+        key: str | None = None,
     ) -> asyncio.Future[T]:
-        """Runs `job` in a transaction of its own, after all that were given before.
-
-        The future resolves after the COMMIT. A `durable` one survives the loss of
-        power; any survives kill -9. An exception of the job undoes that job alone.
-        `on_commit(result)` is called on the loop in commit order, even if nobody
-        waits for the future any more.
-        """
+        """Runs `job` in a transaction of its own, after all that were given before, whatever their key."""
         done: asyncio.Future[T] = self._loop.create_future()
         self._writes.put(_Write(job, durable, done, on_commit))
         return done
 
-    def read(self, job: Job[T]) -> T:
+    async def read(self, job: Job[T]) -> T:
         """Runs a point read right here: 0.06 ms, less than handing it over."""
         return job(self._read_connection)
 
@@ -95,7 +98,7 @@ class SqliteDatabase:
     # The writer thread.
 
     def _write_groups(self) -> None:
-        with closing(Connection(self._path)) as connection:
+        with closing(SqliteConnection(self._path)) as connection:
             while first := self._next_write():
                 group: list[_Write] = []
                 _commit(connection, self._group(first, group), group, durable=first.durable)
@@ -126,27 +129,45 @@ class SqliteDatabase:
                 return
 
 
-def _commit(connection: Connection, writes: Iterator[_Write], group: list[_Write], *, durable: bool) -> None:
+def _commit(
+    connection: SqliteConnection, writes: Iterator[_Write], group: list[_Write], *, durable: bool
+) -> None:
     """Makes the writes in one transaction; `group` is filled with those that were begun."""
     raw = connection.raw
     first = next(writes)  # whatever fails from here on, at least this one is told
     try:
+        if raw.in_transaction:  # it could not even be undone before
+            raw.execute("ROLLBACK")
         raw.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
         raw.execute("BEGIN IMMEDIATE")
         for write in chain((first,), writes):
             raw.execute("SAVEPOINT job")
             try:
                 write.result = write.job(connection)
-            except Exception as error:  # noqa: BLE001 - handed to whoever waits for this job
-                write.error = error
+            except Exception as error:
+                if not raw.in_transaction:  # a full disk undoes the whole group
+                    raise
+                write.error = _told(error)
                 raw.execute("ROLLBACK TO job")
             raw.execute("RELEASE job")
         raw.execute("COMMIT")
     except Exception as error:  # noqa: BLE001 - a full disk, say: nothing was committed, and all are told
-        if raw.in_transaction:
-            raw.execute("ROLLBACK")
         for write in group:
-            write.error = error
+            write.error = _told(error)
+        if raw.in_transaction:
+            with suppress(sqlite3.Error):  # the next group tries again
+                raw.execute("ROLLBACK")
+
+
+def _told(error: Exception) -> Exception:
+    """What whoever waits is told: a disk that takes nothing may take it later."""
+    if isinstance(error, sqlite3.Error):
+        primary_code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if primary_code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+            told = StorageFull(f"the database cannot be written: {error}", retry_after_s=RETRY_AFTER_S)
+            told.__cause__ = error
+            return told
+    return error
 
 
 def _deliver(group: list[_Write]) -> None:

@@ -72,7 +72,12 @@ class MessageRow(SQLModel, table=True):
 
 
 class RunRow(SQLModel, table=True):
-    """Executions. `status_json` holds what `RunStatus` has beyond its own columns."""
+    """Executions. `status_json` holds what `RunStatus` has beyond its own columns.
+
+    A run that waits for its thread has a `waiting_rank`, of which the lowest goes
+    first, and the messages to append when it gets the thread. `retained_since` is
+    when it ended, until its events are pruned.
+    """
 
     __tablename__ = "runs"
     __table_args__ = (
@@ -84,6 +89,21 @@ class RunRow(SQLModel, table=True):
             unique=True,
             sqlite_where=text("holds_thread = 1"),
             postgresql_where=text("holds_thread"),
+        ),
+        Index(
+            "runs_waiting",
+            "thread_id",
+            "waiting_rank",
+            "create_time",
+            "id",
+            sqlite_where=text("waiting_rank IS NOT NULL"),
+            postgresql_where=text("waiting_rank IS NOT NULL"),
+        ),
+        Index(
+            "runs_retained",
+            "retained_since",
+            sqlite_where=text("retained_since IS NOT NULL"),
+            postgresql_where=text("retained_since IS NOT NULL"),
         ),
     )
 
@@ -105,6 +125,9 @@ class RunRow(SQLModel, table=True):
     attempt_traceparent: str | None = None
     create_time: int = Field(sa_column=_micros())
     expire_time: int | None = Field(default=None, sa_column=_micros(nullable=True))
+    waiting_rank: int | None = None
+    waiting_messages_json: str | None = Field(default=None, sa_column=Column(Text, nullable=True))
+    retained_since: int | None = Field(default=None, sa_column=_micros(nullable=True))
 
 
 class RunStepRow(SQLModel, table=True):

@@ -12,9 +12,9 @@ from assistants.domain.thread import Thread
 from assistants.domain.times import from_micros, to_micros
 from assistants.storage.codec import STRING_MAP
 from assistants.storage.connection import Connection, Record
+from assistants.storage.database import Database
 from assistants.storage.paging import PagedSelect
 from assistants.storage.requests import made_before
-from assistants.storage.sqlite import SqliteDatabase
 from assistants.storage.tables import MESSAGES, RUN_EVENTS, RUN_STEPS, RUNS, THREADS
 
 _c = THREADS.c
@@ -44,6 +44,7 @@ _MOVE_START = (
     )
     .values(context_start=sa.bindparam("position"))
 )
+_LOCK = sa.select(_c.id).where(_OF_PROJECT, _c.id == sa.bindparam("thread_id")).with_for_update()
 _THREAD_AND_RUN = sa.select(
     _c.id,
     sa.select(RUNS.c.id)
@@ -65,40 +66,27 @@ _DELETE_CONTENT = (
 )
 
 
-class SqliteThreads:
-    """ThreadRepository on SQLite."""
+class SqlThreads:
+    """ThreadRepository."""
 
-    def __init__(self, database: SqliteDatabase) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
 
     async def create(self, thread: Thread, request: RequestKey | None) -> Thread:
         """Stores it, or gives the one that the request id made."""
 
         def job(connection: Connection) -> Thread:
-            read = partial(_get, connection, thread.project_id)
+            read = partial(get_thread, connection, thread.project_id)
             if existing := made_before(connection, thread.project_id, request, thread.id, read):
                 return existing
-            connection.execute(
-                _INSERT,
-                {
-                    "id": thread.id,
-                    "project_id": thread.project_id,
-                    "metadata_json": STRING_MAP.dump(dict(thread.metadata)),
-                    "revision": thread.revision,
-                    "next_position": 0,
-                    "history_version": thread.history_version,
-                    "context_start": thread.context_start,
-                    "create_time": to_micros(thread.create_time),
-                    "update_time": to_micros(thread.update_time),
-                },
-            )
+            insert_thread(connection, thread)
             return thread
 
         return await self._database.write(job)
 
     async def get(self, project_id: str, thread_id: str) -> Thread | None:
         """None when there is none."""
-        return self._database.read(lambda connection: _get(connection, project_id, thread_id))
+        return await self._database.read(lambda connection: get_thread(connection, project_id, thread_id))
 
     async def list(self, project_id: str, page: PageRequest) -> Page[Thread]:
         """One page."""
@@ -150,16 +138,48 @@ class SqliteThreads:
         return await self._database.write(job)
 
 
+def insert_thread(connection: Connection, thread: Thread) -> None:
+    """Stores a new thread."""
+    connection.execute(
+        _INSERT,
+        {
+            "id": thread.id,
+            "project_id": thread.project_id,
+            "metadata_json": STRING_MAP.dump(dict(thread.metadata)),
+            "revision": thread.revision,
+            "next_position": thread.next_position,
+            "history_version": thread.history_version,
+            "context_start": thread.context_start,
+            "create_time": to_micros(thread.create_time),
+            "update_time": to_micros(thread.update_time),
+        },
+    )
+
+
+def lock_thread(connection: Connection, thread_id: str, *, project_id: str) -> None:
+    """Lets nobody else begin or end a run on it, or write to it, until the transaction ends."""
+    connection.lock(_LOCK, {"project_id": project_id, "thread_id": thread_id})
+
+
 def require_idle(connection: Connection, thread_id: str, *, project_id: str) -> None:
-    """Raises NotFound when the project has no such thread, RunActive while a run holds it."""
+    """Locks the thread; raises NotFound when the project has none, RunActive while a run holds it."""
+    holder = lock_and_see_holder(connection, thread_id, project_id=project_id)
+    if holder is not None:
+        raise RunActive(thread=thread_name(thread_id), run=run_name(thread_id, holder))
+
+
+def lock_and_see_holder(connection: Connection, thread_id: str, *, project_id: str) -> str | None:
+    """Locks the thread; gives the id of the run that holds it. Raises NotFound without such a thread."""
+    lock_thread(connection, thread_id, project_id=project_id)
     row = connection.execute(_THREAD_AND_RUN, {"project_id": project_id, "thread_id": thread_id}).first()
     if row is None:
         raise NotFound("thread", thread_name(thread_id))
-    if row.active_run is not None:
-        raise RunActive(thread=thread_name(thread_id), run=run_name(thread_id, row.active_run))
+    holder: str | None = row.active_run
+    return holder
 
 
-def _get(connection: Connection, project_id: str, thread_id: str) -> Thread | None:
+def get_thread(connection: Connection, project_id: str, thread_id: str) -> Thread | None:
+    """None when there is none."""
     row = connection.execute(_BY_ID, {"project_id": project_id, "id": thread_id}).first()
     return None if row is None else _decode(row)
 

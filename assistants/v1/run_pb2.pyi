@@ -120,21 +120,32 @@ class Run(_message.Message):
         CONCURRENCY_POLICY_REJECT: Run._ConcurrencyPolicy.ValueType  # 1
         """The new run is refused."""
         CONCURRENCY_POLICY_ENQUEUE: Run._ConcurrencyPolicy.ValueType  # 2
-        """The new run waits for the active one."""
+        """The new run waits until the active one has ended, and those that were
+        created before it. Its additional messages are appended then.
+        """
         CONCURRENCY_POLICY_INTERRUPT: Run._ConcurrencyPolicy.ValueType  # 3
-        """The active run is cancelled first."""
+        """The active run is cancelled, and the new one is the next to get the thread.
+        Another one that waits to interrupt the same run is cancelled as well.
+        """
 
     class ConcurrencyPolicy(_ConcurrencyPolicy, metaclass=_ConcurrencyPolicyEnumTypeWrapper):
-        """What happens when the thread has an active run. More may be added."""
+        """What happens when the thread has an active run. Runs that wait for a thread
+        are queued, at most 32 of them; they can be cancelled, and expire. More may be
+        added.
+        """
 
     CONCURRENCY_POLICY_UNSPECIFIED: Run.ConcurrencyPolicy.ValueType  # 0
     """Not set: reject."""
     CONCURRENCY_POLICY_REJECT: Run.ConcurrencyPolicy.ValueType  # 1
     """The new run is refused."""
     CONCURRENCY_POLICY_ENQUEUE: Run.ConcurrencyPolicy.ValueType  # 2
-    """The new run waits for the active one."""
+    """The new run waits until the active one has ended, and those that were
+    created before it. Its additional messages are appended then.
+    """
     CONCURRENCY_POLICY_INTERRUPT: Run.ConcurrencyPolicy.ValueType  # 3
-    """The active run is cancelled first."""
+    """The active run is cancelled, and the new one is the next to get the thread.
+    Another one that waits to interrupt the same run is cancelled as well.
+    """
 
     @_typing.final
     class MetadataEntry(_message.Message):

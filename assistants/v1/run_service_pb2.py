@@ -25,12 +25,13 @@ _sym_db = _symbol_database.Default()
 from assistants.v1 import message_service_pb2 as assistants_dot_v1_dot_message__service__pb2
 from assistants.v1 import run_pb2 as assistants_dot_v1_dot_run__pb2
 from assistants.v1 import run_event_pb2 as assistants_dot_v1_dot_run__event__pb2
+from assistants.v1 import thread_service_pb2 as assistants_dot_v1_dot_thread__service__pb2
 from assistants.v1 import tool_pb2 as assistants_dot_v1_dot_tool__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x61ssistants/v1/run_service.proto\x12\rassistants.v1\x1a#assistants/v1/message_service.proto\x1a\x17\x61ssistants/v1/run.proto\x1a\x1d\x61ssistants/v1/run_event.proto\x1a\x18\x61ssistants/v1/tool.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a google/protobuf/field_mask.proto\"\xcb\x01\n\x10\x43reateRunRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12%\n\x03run\x18\x02 \x01(\x0b\x32\x12.assistants.v1.RunB\x04\xe2\x41\x01\x02\x12%\n\x17\x61\x64\x64itional_instructions\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x39\n\x13\x61\x64\x64itional_messages\x18\x04 \x03(\x0b\x32\x16.assistants.v1.MessageB\x04\xe2\x41\x01\x01\x12\x18\n\nrequest_id\x18\x05 \x01(\tB\x04\xe2\x41\x01\x01\"#\n\rGetRunRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"r\n\x0fListRunsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x16\n\x08order_by\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\"Y\n\x10ListRunsResponse\x12&\n\x04runs\x18\x01 \x03(\x0b\x32\x12.assistants.v1.RunB\x04\xe2\x41\x01\x03\x12\x1d\n\x0fnext_page_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\"p\n\x10UpdateRunRequest\x12%\n\x03run\x18\x01 \x01(\x0b\x32\x12.assistants.v1.RunB\x04\xe2\x41\x01\x02\x12\x35\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x04\xe2\x41\x01\x01\"&\n\x10\x43\x61ncelRunRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\x7f\n\x18SubmitToolOutputsRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x35\n\x0ctool_outputs\x18\x02 \x03(\x0b\x32\x19.assistants.v1.ToolOutputB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"C\n\x0fWatchRunRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1c\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x01\"\'\n\x11GetRunStepRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"v\n\x13ListRunStepsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x16\n\x08order_by\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\"f\n\x14ListRunStepsResponse\x12/\n\trun_steps\x18\x01 \x03(\x0b\x32\x16.assistants.v1.RunStepB\x04\xe2\x41\x01\x03\x12\x1d\n\x0fnext_page_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x32\xe4\x05\n\nRunService\x12@\n\tCreateRun\x12\x1f.assistants.v1.CreateRunRequest\x1a\x12.assistants.v1.Run\x12M\n\x0f\x43reateRunStream\x12\x1f.assistants.v1.CreateRunRequest\x1a\x17.assistants.v1.RunEvent0\x01\x12:\n\x06GetRun\x12\x1c.assistants.v1.GetRunRequest\x1a\x12.assistants.v1.Run\x12K\n\x08ListRuns\x12\x1e.assistants.v1.ListRunsRequest\x1a\x1f.assistants.v1.ListRunsResponse\x12@\n\tUpdateRun\x12\x1f.assistants.v1.UpdateRunRequest\x1a\x12.assistants.v1.Run\x12@\n\tCancelRun\x12\x1f.assistants.v1.CancelRunRequest\x1a\x12.assistants.v1.Run\x12P\n\x11SubmitToolOutputs\x12\'.assistants.v1.SubmitToolOutputsRequest\x1a\x12.assistants.v1.Run\x12\x45\n\x08WatchRun\x12\x1e.assistants.v1.WatchRunRequest\x1a\x17.assistants.v1.RunEvent0\x01\x12\x46\n\nGetRunStep\x12 .assistants.v1.GetRunStepRequest\x1a\x16.assistants.v1.RunStep\x12W\n\x0cListRunSteps\x12\".assistants.v1.ListRunStepsRequest\x1a#.assistants.v1.ListRunStepsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x61ssistants/v1/run_service.proto\x12\rassistants.v1\x1a#assistants/v1/message_service.proto\x1a\x17\x61ssistants/v1/run.proto\x1a\x1d\x61ssistants/v1/run_event.proto\x1a\"assistants/v1/thread_service.proto\x1a\x18\x61ssistants/v1/tool.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a google/protobuf/field_mask.proto\"\xcb\x01\n\x10\x43reateRunRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12%\n\x03run\x18\x02 \x01(\x0b\x32\x12.assistants.v1.RunB\x04\xe2\x41\x01\x02\x12%\n\x17\x61\x64\x64itional_instructions\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x39\n\x13\x61\x64\x64itional_messages\x18\x04 \x03(\x0b\x32\x16.assistants.v1.MessageB\x04\xe2\x41\x01\x01\x12\x18\n\nrequest_id\x18\x05 \x01(\tB\x04\xe2\x41\x01\x01\"\xe0\x01\n\x19\x43reateThreadAndRunRequest\x12+\n\x06thread\x18\x01 \x01(\x0b\x32\x15.assistants.v1.ThreadB\x04\xe2\x41\x01\x01\x12.\n\x08messages\x18\x02 \x03(\x0b\x32\x16.assistants.v1.MessageB\x04\xe2\x41\x01\x01\x12%\n\x03run\x18\x03 \x01(\x0b\x32\x12.assistants.v1.RunB\x04\xe2\x41\x01\x02\x12%\n\x17\x61\x64\x64itional_instructions\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\x12\x18\n\nrequest_id\x18\x05 \x01(\tB\x04\xe2\x41\x01\x01\"#\n\rGetRunRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"r\n\x0fListRunsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x16\n\x08order_by\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\"Y\n\x10ListRunsResponse\x12&\n\x04runs\x18\x01 \x03(\x0b\x32\x12.assistants.v1.RunB\x04\xe2\x41\x01\x03\x12\x1d\n\x0fnext_page_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\"p\n\x10UpdateRunRequest\x12%\n\x03run\x18\x01 \x01(\x0b\x32\x12.assistants.v1.RunB\x04\xe2\x41\x01\x02\x12\x35\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x04\xe2\x41\x01\x01\"&\n\x10\x43\x61ncelRunRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\x7f\n\x18SubmitToolOutputsRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x35\n\x0ctool_outputs\x18\x02 \x03(\x0b\x32\x19.assistants.v1.ToolOutputB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"C\n\x0fWatchRunRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1c\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x01\"\'\n\x11GetRunStepRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"v\n\x13ListRunStepsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x16\n\x08order_by\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\"f\n\x14ListRunStepsResponse\x12/\n\trun_steps\x18\x01 \x03(\x0b\x32\x16.assistants.v1.RunStepB\x04\xe2\x41\x01\x03\x12\x1d\n\x0fnext_page_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x32\x99\x07\n\nRunService\x12@\n\tCreateRun\x12\x1f.assistants.v1.CreateRunRequest\x1a\x12.assistants.v1.Run\x12M\n\x0f\x43reateRunStream\x12\x1f.assistants.v1.CreateRunRequest\x1a\x17.assistants.v1.RunEvent0\x01\x12R\n\x12\x43reateThreadAndRun\x12(.assistants.v1.CreateThreadAndRunRequest\x1a\x12.assistants.v1.Run\x12_\n\x18\x43reateThreadAndRunStream\x12(.assistants.v1.CreateThreadAndRunRequest\x1a\x17.assistants.v1.RunEvent0\x01\x12:\n\x06GetRun\x12\x1c.assistants.v1.GetRunRequest\x1a\x12.assistants.v1.Run\x12K\n\x08ListRuns\x12\x1e.assistants.v1.ListRunsRequest\x1a\x1f.assistants.v1.ListRunsResponse\x12@\n\tUpdateRun\x12\x1f.assistants.v1.UpdateRunRequest\x1a\x12.assistants.v1.Run\x12@\n\tCancelRun\x12\x1f.assistants.v1.CancelRunRequest\x1a\x12.assistants.v1.Run\x12P\n\x11SubmitToolOutputs\x12\'.assistants.v1.SubmitToolOutputsRequest\x1a\x12.assistants.v1.Run\x12\x45\n\x08WatchRun\x12\x1e.assistants.v1.WatchRunRequest\x1a\x17.assistants.v1.RunEvent0\x01\x12\x46\n\nGetRunStep\x12 .assistants.v1.GetRunStepRequest\x1a\x16.assistants.v1.RunStep\x12W\n\x0cListRunSteps\x12\".assistants.v1.ListRunStepsRequest\x1a#.assistants.v1.ListRunStepsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,6 +48,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATERUNREQUEST'].fields_by_name['additional_messages']._serialized_options = b'\342A\001\001'
   _globals['_CREATERUNREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_CREATERUNREQUEST'].fields_by_name['request_id']._serialized_options = b'\342A\001\001'
+  _globals['_CREATETHREADANDRUNREQUEST'].fields_by_name['thread']._loaded_options = None
+  _globals['_CREATETHREADANDRUNREQUEST'].fields_by_name['thread']._serialized_options = b'\342A\001\001'
+  _globals['_CREATETHREADANDRUNREQUEST'].fields_by_name['messages']._loaded_options = None
+  _globals['_CREATETHREADANDRUNREQUEST'].fields_by_name['messages']._serialized_options = b'\342A\001\001'
+  _globals['_CREATETHREADANDRUNREQUEST'].fields_by_name['run']._loaded_options = None
+  _globals['_CREATETHREADANDRUNREQUEST'].fields_by_name['run']._serialized_options = b'\342A\001\002'
+  _globals['_CREATETHREADANDRUNREQUEST'].fields_by_name['additional_instructions']._loaded_options = None
+  _globals['_CREATETHREADANDRUNREQUEST'].fields_by_name['additional_instructions']._serialized_options = b'\342A\001\001'
+  _globals['_CREATETHREADANDRUNREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_CREATETHREADANDRUNREQUEST'].fields_by_name['request_id']._serialized_options = b'\342A\001\001'
   _globals['_GETRUNREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_GETRUNREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
   _globals['_LISTRUNSREQUEST'].fields_by_name['parent']._loaded_options = None
@@ -91,28 +102,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTRUNSTEPSRESPONSE'].fields_by_name['run_steps']._serialized_options = b'\342A\001\003'
   _globals['_LISTRUNSTEPSRESPONSE'].fields_by_name['next_page_token']._loaded_options = None
   _globals['_LISTRUNSTEPSRESPONSE'].fields_by_name['next_page_token']._serialized_options = b'\342A\001\003'
-  _globals['_CREATERUNREQUEST']._serialized_start=237
-  _globals['_CREATERUNREQUEST']._serialized_end=440
-  _globals['_GETRUNREQUEST']._serialized_start=442
-  _globals['_GETRUNREQUEST']._serialized_end=477
-  _globals['_LISTRUNSREQUEST']._serialized_start=479
-  _globals['_LISTRUNSREQUEST']._serialized_end=593
-  _globals['_LISTRUNSRESPONSE']._serialized_start=595
-  _globals['_LISTRUNSRESPONSE']._serialized_end=684
-  _globals['_UPDATERUNREQUEST']._serialized_start=686
-  _globals['_UPDATERUNREQUEST']._serialized_end=798
-  _globals['_CANCELRUNREQUEST']._serialized_start=800
-  _globals['_CANCELRUNREQUEST']._serialized_end=838
-  _globals['_SUBMITTOOLOUTPUTSREQUEST']._serialized_start=840
-  _globals['_SUBMITTOOLOUTPUTSREQUEST']._serialized_end=967
-  _globals['_WATCHRUNREQUEST']._serialized_start=969
-  _globals['_WATCHRUNREQUEST']._serialized_end=1036
-  _globals['_GETRUNSTEPREQUEST']._serialized_start=1038
-  _globals['_GETRUNSTEPREQUEST']._serialized_end=1077
-  _globals['_LISTRUNSTEPSREQUEST']._serialized_start=1079
-  _globals['_LISTRUNSTEPSREQUEST']._serialized_end=1197
-  _globals['_LISTRUNSTEPSRESPONSE']._serialized_start=1199
-  _globals['_LISTRUNSTEPSRESPONSE']._serialized_end=1301
-  _globals['_RUNSERVICE']._serialized_start=1304
-  _globals['_RUNSERVICE']._serialized_end=2044
+  _globals['_CREATERUNREQUEST']._serialized_start=273
+  _globals['_CREATERUNREQUEST']._serialized_end=476
+  _globals['_CREATETHREADANDRUNREQUEST']._serialized_start=479
+  _globals['_CREATETHREADANDRUNREQUEST']._serialized_end=703
+  _globals['_GETRUNREQUEST']._serialized_start=705
+  _globals['_GETRUNREQUEST']._serialized_end=740
+  _globals['_LISTRUNSREQUEST']._serialized_start=742
+  _globals['_LISTRUNSREQUEST']._serialized_end=856
+  _globals['_LISTRUNSRESPONSE']._serialized_start=858
+  _globals['_LISTRUNSRESPONSE']._serialized_end=947
+  _globals['_UPDATERUNREQUEST']._serialized_start=949
+  _globals['_UPDATERUNREQUEST']._serialized_end=1061
+  _globals['_CANCELRUNREQUEST']._serialized_start=1063
+  _globals['_CANCELRUNREQUEST']._serialized_end=1101
+  _globals['_SUBMITTOOLOUTPUTSREQUEST']._serialized_start=1103
+  _globals['_SUBMITTOOLOUTPUTSREQUEST']._serialized_end=1230
+  _globals['_WATCHRUNREQUEST']._serialized_start=1232
+  _globals['_WATCHRUNREQUEST']._serialized_end=1299
+  _globals['_GETRUNSTEPREQUEST']._serialized_start=1301
+  _globals['_GETRUNSTEPREQUEST']._serialized_end=1340
+  _globals['_LISTRUNSTEPSREQUEST']._serialized_start=1342
+  _globals['_LISTRUNSTEPSREQUEST']._serialized_end=1460
+  _globals['_LISTRUNSTEPSRESPONSE']._serialized_start=1462
+  _globals['_LISTRUNSTEPSRESPONSE']._serialized_end=1564
+  _globals['_RUNSERVICE']._serialized_start=1567
+  _globals['_RUNSERVICE']._serialized_end=2488
 # @@protoc_insertion_point(module_scope)

@@ -5,6 +5,7 @@ isort:skip_file
 
 from assistants.v1 import message_service_pb2 as _message_service_pb2
 from assistants.v1 import run_pb2 as _run_pb2
+from assistants.v1 import thread_service_pb2 as _thread_service_pb2
 from assistants.v1 import tool_pb2 as _tool_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
@@ -65,6 +66,52 @@ class CreateRunRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CreateRunRequest: _TypeAlias = CreateRunRequest  # noqa: Y015
+
+@_typing.final
+class CreateThreadAndRunRequest(_message.Message):
+    """Request of CreateThreadAndRun and CreateThreadAndRunStream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    THREAD_FIELD_NUMBER: _builtins.int
+    MESSAGES_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
+    ADDITIONAL_INSTRUCTIONS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    additional_instructions: _builtins.str
+    """Optional. Appended to the instructions, at most 256000 characters."""
+    request_id: _builtins.str
+    """Optional. A UUID. The same id with the same request gives the same
+    run for 24 hours.
+    """
+    @_builtins.property
+    def thread(self) -> _thread_service_pb2.Thread:
+        """Optional. The thread to create; its name is ignored."""
+
+    @_builtins.property
+    def messages(self) -> _containers.RepeatedCompositeFieldContainer[_message_service_pb2.Message]:
+        """Optional. The first messages of the thread, oldest first, at most 256."""
+
+    @_builtins.property
+    def run(self) -> _run_pb2.Run:
+        """Required. The run to create; its name is ignored."""
+
+    def __init__(
+        self,
+        *,
+        thread: _thread_service_pb2.Thread | None = ...,
+        messages: _abc.Iterable[_message_service_pb2.Message] | None = ...,
+        run: _run_pb2.Run | None = ...,
+        additional_instructions: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run", "thread", b"thread"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["additional_instructions", b"additional_instructions", "messages", b"messages", "request_id", b"request_id", "run", b"run", "thread", b"thread"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateThreadAndRunRequest: _TypeAlias = CreateThreadAndRunRequest  # noqa: Y015
 
 @_typing.final
 class GetRunRequest(_message.Message):

@@ -47,6 +47,16 @@ class RunServiceStub(object):
                 request_serializer=assistants_dot_v1_dot_run__service__pb2.CreateRunRequest.SerializeToString,
                 response_deserializer=assistants_dot_v1_dot_run__event__pb2.RunEvent.FromString,
                 _registered_method=True)
+        self.CreateThreadAndRun = channel.unary_unary(
+                '/assistants.v1.RunService/CreateThreadAndRun',
+                request_serializer=assistants_dot_v1_dot_run__service__pb2.CreateThreadAndRunRequest.SerializeToString,
+                response_deserializer=assistants_dot_v1_dot_run__pb2.Run.FromString,
+                _registered_method=True)
+        self.CreateThreadAndRunStream = channel.unary_stream(
+                '/assistants.v1.RunService/CreateThreadAndRunStream',
+                request_serializer=assistants_dot_v1_dot_run__service__pb2.CreateThreadAndRunRequest.SerializeToString,
+                response_deserializer=assistants_dot_v1_dot_run__event__pb2.RunEvent.FromString,
+                _registered_method=True)
         self.GetRun = channel.unary_unary(
                 '/assistants.v1.RunService/GetRun',
                 request_serializer=assistants_dot_v1_dot_run__service__pb2.GetRunRequest.SerializeToString,
@@ -95,7 +105,8 @@ class RunServiceServicer(object):
 
     def CreateRun(self, request, context):
         """Creates a run and returns at once. FAILED_PRECONDITION (RUN_ACTIVE) when
-        the thread has an active run and the policy is to reject.
+        the thread has an active run and the policy is to reject; UNAVAILABLE
+        (OVERLOADED) when too many runs wait for the thread.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -104,6 +115,21 @@ class RunServiceServicer(object):
     def CreateRunStream(self, request, context):
         """Creates a run and streams its events from the first, as CreateRun and
         WatchRun do. A client that disconnects does not stop the run.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateThreadAndRun(self, request, context):
+        """Creates a thread, its messages and a run, all or nothing, and returns at once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateThreadAndRunStream(self, request, context):
+        """The same, and streams the events of the run from the first. A client that
+        disconnects does not stop the run.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -150,7 +176,9 @@ class RunServiceServicer(object):
     def WatchRun(self, request, context):
         """Streams the events after a sequence: first those that exist, then new ones
         as they happen, until the run ends. The stream stays open while the run
-        waits for tool outputs.
+        waits for tool outputs. Events are kept for a time after the end of their run,
+        and then all but the last are deleted: OUT_OF_RANGE (EVENTS_PRUNED, with
+        oldest_sequence) when some after the sequence are.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -181,6 +209,16 @@ def add_RunServiceServicer_to_server(servicer, server):
             'CreateRunStream': grpc.unary_stream_rpc_method_handler(
                     servicer.CreateRunStream,
                     request_deserializer=assistants_dot_v1_dot_run__service__pb2.CreateRunRequest.FromString,
+                    response_serializer=assistants_dot_v1_dot_run__event__pb2.RunEvent.SerializeToString,
+            ),
+            'CreateThreadAndRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateThreadAndRun,
+                    request_deserializer=assistants_dot_v1_dot_run__service__pb2.CreateThreadAndRunRequest.FromString,
+                    response_serializer=assistants_dot_v1_dot_run__pb2.Run.SerializeToString,
+            ),
+            'CreateThreadAndRunStream': grpc.unary_stream_rpc_method_handler(
+                    servicer.CreateThreadAndRunStream,
+                    request_deserializer=assistants_dot_v1_dot_run__service__pb2.CreateThreadAndRunRequest.FromString,
                     response_serializer=assistants_dot_v1_dot_run__event__pb2.RunEvent.SerializeToString,
             ),
             'GetRun': grpc.unary_unary_rpc_method_handler(
@@ -278,6 +316,60 @@ class RunService(object):
             target,
             '/assistants.v1.RunService/CreateRunStream',
             assistants_dot_v1_dot_run__service__pb2.CreateRunRequest.SerializeToString,
+            assistants_dot_v1_dot_run__event__pb2.RunEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateThreadAndRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/assistants.v1.RunService/CreateThreadAndRun',
+            assistants_dot_v1_dot_run__service__pb2.CreateThreadAndRunRequest.SerializeToString,
+            assistants_dot_v1_dot_run__pb2.Run.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateThreadAndRunStream(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/assistants.v1.RunService/CreateThreadAndRunStream',
+            assistants_dot_v1_dot_run__service__pb2.CreateThreadAndRunRequest.SerializeToString,
             assistants_dot_v1_dot_run__event__pb2.RunEvent.FromString,
             options,
             channel_credentials,

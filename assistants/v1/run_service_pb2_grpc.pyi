@@ -37,11 +37,18 @@ class RunServiceStub:
     def __new__(cls, channel: _aio.Channel) -> RunServiceAsyncStub: ...
     CreateRun: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.CreateRunRequest, _run_pb2.Run]
     """Creates a run and returns at once. FAILED_PRECONDITION (RUN_ACTIVE) when
-    the thread has an active run and the policy is to reject.
+    the thread has an active run and the policy is to reject; UNAVAILABLE
+    (OVERLOADED) when too many runs wait for the thread.
     """
     CreateRunStream: _grpc.UnaryStreamMultiCallable[_run_service_pb2.CreateRunRequest, _run_event_pb2.RunEvent]
     """Creates a run and streams its events from the first, as CreateRun and
     WatchRun do. A client that disconnects does not stop the run.
+    """
+    CreateThreadAndRun: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.CreateThreadAndRunRequest, _run_pb2.Run]
+    """Creates a thread, its messages and a run, all or nothing, and returns at once."""
+    CreateThreadAndRunStream: _grpc.UnaryStreamMultiCallable[_run_service_pb2.CreateThreadAndRunRequest, _run_event_pb2.RunEvent]
+    """The same, and streams the events of the run from the first. A client that
+    disconnects does not stop the run.
     """
     GetRun: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.GetRunRequest, _run_pb2.Run]
     """Reads a run. NOT_FOUND when there is none of that name."""
@@ -61,7 +68,9 @@ class RunServiceStub:
     WatchRun: _grpc.UnaryStreamMultiCallable[_run_service_pb2.WatchRunRequest, _run_event_pb2.RunEvent]
     """Streams the events after a sequence: first those that exist, then new ones
     as they happen, until the run ends. The stream stays open while the run
-    waits for tool outputs.
+    waits for tool outputs. Events are kept for a time after the end of their run,
+    and then all but the last are deleted: OUT_OF_RANGE (EVENTS_PRUNED, with
+    oldest_sequence) when some after the sequence are.
     """
     GetRunStep: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.GetRunStepRequest, _run_pb2.RunStep]
     """Reads a step. NOT_FOUND when there is none of that name."""
@@ -75,11 +84,18 @@ class RunServiceAsyncStub(RunServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateRun: _aio.UnaryUnaryMultiCallable[_run_service_pb2.CreateRunRequest, _run_pb2.Run]  # type: ignore[assignment]
     """Creates a run and returns at once. FAILED_PRECONDITION (RUN_ACTIVE) when
-    the thread has an active run and the policy is to reject.
+    the thread has an active run and the policy is to reject; UNAVAILABLE
+    (OVERLOADED) when too many runs wait for the thread.
     """
     CreateRunStream: _aio.UnaryStreamMultiCallable[_run_service_pb2.CreateRunRequest, _run_event_pb2.RunEvent]  # type: ignore[assignment]
     """Creates a run and streams its events from the first, as CreateRun and
     WatchRun do. A client that disconnects does not stop the run.
+    """
+    CreateThreadAndRun: _aio.UnaryUnaryMultiCallable[_run_service_pb2.CreateThreadAndRunRequest, _run_pb2.Run]  # type: ignore[assignment]
+    """Creates a thread, its messages and a run, all or nothing, and returns at once."""
+    CreateThreadAndRunStream: _aio.UnaryStreamMultiCallable[_run_service_pb2.CreateThreadAndRunRequest, _run_event_pb2.RunEvent]  # type: ignore[assignment]
+    """The same, and streams the events of the run from the first. A client that
+    disconnects does not stop the run.
     """
     GetRun: _aio.UnaryUnaryMultiCallable[_run_service_pb2.GetRunRequest, _run_pb2.Run]  # type: ignore[assignment]
     """Reads a run. NOT_FOUND when there is none of that name."""
@@ -99,7 +115,9 @@ class RunServiceAsyncStub(RunServiceStub):
     WatchRun: _aio.UnaryStreamMultiCallable[_run_service_pb2.WatchRunRequest, _run_event_pb2.RunEvent]  # type: ignore[assignment]
     """Streams the events after a sequence: first those that exist, then new ones
     as they happen, until the run ends. The stream stays open while the run
-    waits for tool outputs.
+    waits for tool outputs. Events are kept for a time after the end of their run,
+    and then all but the last are deleted: OUT_OF_RANGE (EVENTS_PRUNED, with
+    oldest_sequence) when some after the sequence are.
     """
     GetRunStep: _aio.UnaryUnaryMultiCallable[_run_service_pb2.GetRunStepRequest, _run_pb2.RunStep]  # type: ignore[assignment]
     """Reads a step. NOT_FOUND when there is none of that name."""
@@ -116,7 +134,8 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_run_pb2.Run, _abc.Awaitable[_run_pb2.Run]]:
         """Creates a run and returns at once. FAILED_PRECONDITION (RUN_ACTIVE) when
-        the thread has an active run and the policy is to reject.
+        the thread has an active run and the policy is to reject; UNAVAILABLE
+        (OVERLOADED) when too many runs wait for the thread.
         """
 
     @_abc_1.abstractmethod
@@ -127,6 +146,24 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_run_event_pb2.RunEvent], _abc.AsyncIterator[_run_event_pb2.RunEvent]]:
         """Creates a run and streams its events from the first, as CreateRun and
         WatchRun do. A client that disconnects does not stop the run.
+        """
+
+    @_abc_1.abstractmethod
+    def CreateThreadAndRun(
+        self,
+        request: _run_service_pb2.CreateThreadAndRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_run_pb2.Run, _abc.Awaitable[_run_pb2.Run]]:
+        """Creates a thread, its messages and a run, all or nothing, and returns at once."""
+
+    @_abc_1.abstractmethod
+    def CreateThreadAndRunStream(
+        self,
+        request: _run_service_pb2.CreateThreadAndRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_run_event_pb2.RunEvent], _abc.AsyncIterator[_run_event_pb2.RunEvent]]:
+        """The same, and streams the events of the run from the first. A client that
+        disconnects does not stop the run.
         """
 
     @_abc_1.abstractmethod
@@ -182,7 +219,9 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_run_event_pb2.RunEvent], _abc.AsyncIterator[_run_event_pb2.RunEvent]]:
         """Streams the events after a sequence: first those that exist, then new ones
         as they happen, until the run ends. The stream stays open while the run
-        waits for tool outputs.
+        waits for tool outputs. Events are kept for a time after the end of their run,
+        and then all but the last are deleted: OUT_OF_RANGE (EVENTS_PRUNED, with
+        oldest_sequence) when some after the sequence are.
         """
 
     @_abc_1.abstractmethod

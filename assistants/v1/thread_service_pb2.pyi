@@ -242,7 +242,7 @@ class DeleteThreadRequest(_message.Message):
     etag: _builtins.str
     """Optional. Deletes only when it is the current one."""
     force: _builtins.bool
-    """Optional. Cancels an active run first."""
+    """Optional. Cancels the active run and those that wait first."""
     def __init__(
         self,
         *,

@@ -181,6 +181,7 @@ class ToolCall(_message.Message):
     ARGUMENTS_JSON_FIELD_NUMBER: _builtins.int
     OUTPUT_FIELD_NUMBER: _builtins.int
     BUILTIN_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Required. Id of the call, made by the server."""
     name: _builtins.str
@@ -191,6 +192,11 @@ class ToolCall(_message.Message):
     """Output only. What the tool returned; not set until it did."""
     builtin: _builtins.bool
     """Output only. Whether the server carries the tool out."""
+    idempotency_key: _builtins.str
+    """Output only. Names this call among all, "run:step:call": whoever carries the
+    tool out twice, after a crash, can tell by it. The same in all attempts. Not
+    set in chat completions.
+    """
     def __init__(
         self,
         *,
@@ -199,10 +205,11 @@ class ToolCall(_message.Message):
         arguments_json: _builtins.str = ...,
         output: _builtins.str | None = ...,
         builtin: _builtins.bool = ...,
+        idempotency_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_output", b"_output", "output", b"output"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_output", b"_output", "arguments_json", b"arguments_json", "builtin", b"builtin", "id", b"id", "name", b"name", "output", b"output"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_output", b"_output", "arguments_json", b"arguments_json", "builtin", b"builtin", "id", b"id", "idempotency_key", b"idempotency_key", "name", b"name", "output", b"output"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__output: _TypeAlias = _typing.Literal["output"]  # noqa: Y015
     _WhichOneofArgType__output: _TypeAlias = _typing.Literal["_output", b"_output"]  # noqa: Y015

@@ -18,6 +18,7 @@ SERVICES = {
     "assistants.v1.ModelService",
     "assistants.v1.RunService",
     "assistants.v1.ThreadService",
+    "assistants.v1.ThreadTransferService",
     "grpc.health.v1.Health",
     "grpc.reflection.v1alpha.ServerReflection",
 }

@@ -8,7 +8,7 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from assistants.client import Assistant, Client, Message, Run, Thread
+from assistants.client import Assistant, Client, Message, Thread
 from assistants.domain.errors import (
     EtagMismatch,
     FeatureUnavailable,
@@ -142,13 +142,8 @@ async def test_what_this_version_cannot_do_is_refused_by_name(client: Client) ->
         await client.create_assistant(model="scripted", tools=[tool])
     thread = await client.create_thread()
     assistant = await client.create_assistant(model="scripted")
-    for refused in (
-        {"tools": [tool]},
-        {"concurrency_policy": Run.CONCURRENCY_POLICY_ENQUEUE},
-        {"concurrency_policy": Run.CONCURRENCY_POLICY_INTERRUPT},
-    ):
-        with pytest.raises(FeatureUnavailable, match=r"run\."):
-            await client.create_run(thread.name, assistant.name, **refused)
+    with pytest.raises(FeatureUnavailable, match=r"run\."):
+        await client.create_run(thread.name, assistant.name, tools=[tool])
 
 
 async def test_validate_only_checks_and_stores_nothing(client: Client, stubs: Stubs) -> None:

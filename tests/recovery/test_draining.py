@@ -9,7 +9,7 @@ import pytest
 from assistants.client import Run
 from assistants.config import DRAIN_GRACE_S
 from assistants.domain.errors import Unavailable
-from assistants.server.app import RUN_SERVICE
+from assistants.server.health import RUN_SERVICE
 from tests.recovery.journals import ENDLESS, SHORT, Reader, ask, assert_done_once, ended
 from tests.serving import NOT_SERVING, SCRIPTED, SERVING, serving
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from assistants.client import Run
-from assistants.server.app import RUN_SERVICE
+from assistants.server.health import RUN_SERVICE
 from tests.recovery.journals import SHORT, Reader, ask, assert_done_once, ended
 from tests.serving import NOT_SERVING, SERVING, serving
 

@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # Lowest first; a layer imports itself and what is below it.
 LAYERS = (
     ("domain",),
-    ("telemetry", "storage"),
+    ("telemetry", "storage", "cluster"),
     ("runs",),
     ("operations",),
     ("services",),
@@ -45,6 +45,7 @@ GRPC_LIVES_IN = (
 )
 SDK_LIVES_IN = ("assistants/telemetry",)
 SQL_LIVES_IN = ("assistants/storage",)
+NATS_LIVES_IN = ("assistants/cluster",)
 
 
 def _modules() -> Iterator[tuple[str, set[str]]]:
@@ -125,4 +126,8 @@ def test_the_sdk_of_opentelemetry_stays_in_telemetry() -> None:
 
 
 def test_sql_stays_in_storage() -> None:
-    assert _misplaced(("sqlalchemy", "sqlmodel", "alembic", "sqlite3"), SQL_LIVES_IN) == []
+    assert _misplaced(("sqlalchemy", "sqlmodel", "alembic", "sqlite3", "psycopg"), SQL_LIVES_IN) == []
+
+
+def test_nats_stays_in_cluster() -> None:
+    assert _misplaced(("nats",), NATS_LIVES_IN) == []

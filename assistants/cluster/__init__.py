@@ -1,0 +1,1 @@
+"""Servers that share their work: dispatch, live events and stop signals on NATS. No truth is kept there."""
