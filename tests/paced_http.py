@@ -1,6 +1,6 @@
 """An engine that speaks at a pace that tests choose: a server of OpenAI's API without a model.
 
-It answers a message such as "40 words every 50 ms" with "0 1 2 … 39 ", and takes that long.
+It answers a message such as "40 words every 50 ms" with "0 1 2 … 39 ", and takes that long, or is held.
 """
 
 import asyncio
@@ -32,6 +32,9 @@ class PacedServer:
 
     asked: list[str] = field(default_factory=list)
     """The messages, oldest first."""
+    held_at: int | None = None
+    """The word before which every answer waits until `released`."""
+    released: asyncio.Event = field(default_factory=asyncio.Event)
     url: str = ""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -55,6 +58,8 @@ class PacedServer:
         count, every_ms = (int(number) for number in re.findall(r"\d+", message)[:2])
         writer.write(_HEAD.format("text/event-stream").encode())
         for number in range(count):
+            if number == self.held_at:
+                await self.released.wait()
             writer.write(_event(delta(content=f"{number} ")))
             await writer.drain()
             await asyncio.sleep(every_ms / 1000)

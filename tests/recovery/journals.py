@@ -93,6 +93,10 @@ class Reader:
         """Waits until that many pieces of the answer have come."""
         await self._until(lambda: sum(bool(text_of(event)) for event in self._seen) >= count)
 
+    async def text(self, beginning: str) -> None:
+        """Waits until the answer has come as far as that."""
+        await self._until(lambda: "".join(text_of(event) for event in self._seen).startswith(beginning))
+
     async def attempt(self, number: int) -> None:
         """Waits until an attempt has begun."""
         await self._until(lambda: bool(self._seen) and self._seen[-1].attempt >= number)

@@ -13,11 +13,14 @@ from tests.serving import ServerProcess
 RUNS = 4
 
 
-async def test_the_runs_of_a_killed_server_go_on_elsewhere(start_server: StartServer) -> None:
+async def test_the_runs_of_a_killed_server_go_on_elsewhere(
+    start_server: StartServer, paced: PacedServer
+) -> None:
+    paced.held_at = 20
     async with asyncio.timeout(100), AsyncExitStack() as opened:
         first = await start_server()
         client = await opened.enter_async_context(first.client())
-        names = [await create(client, words(60, every_ms=50)) for _ in range(RUNS)]
+        names = [await create(client, words(60, every_ms=5)) for _ in range(RUNS)]
         second = await start_server()
         other = await opened.enter_async_context(second.client())
         readers = [Reader(other.watch(name)) for name in names]
@@ -25,16 +28,20 @@ async def test_the_runs_of_a_killed_server_go_on_elsewhere(start_server: StartSe
         now = asyncio.get_running_loop().time
         killed_at = now()
         await first.killed()
+        paced.released.set()
         await asyncio.gather(*(reader.attempt(2) for reader in readers))
         print(f"taken over {now() - killed_at:.2f} s after kill -9")
         await _assert_done(other, names, readers, count=60, attempt=2)
 
 
-async def test_the_runs_of_a_server_that_stops_go_on_at_once(start_server: StartServer) -> None:
+async def test_the_runs_of_a_server_that_stops_go_on_at_once(
+    start_server: StartServer, paced: PacedServer
+) -> None:
+    paced.held_at = 20
     async with asyncio.timeout(100), AsyncExitStack() as opened:
         first = await start_server()
         client = await opened.enter_async_context(first.client())
-        names = [await create(client, words(60, every_ms=50)) for _ in range(RUNS)]
+        names = [await create(client, words(60, every_ms=5)) for _ in range(RUNS)]
         second = await start_server()
         other = await opened.enter_async_context(second.client())
         readers = [Reader(other.watch(name)) for name in names]
@@ -42,6 +49,7 @@ async def test_the_runs_of_a_server_that_stops_go_on_at_once(start_server: Start
         now = asyncio.get_running_loop().time
         told_at = now()
         first.tell_to_stop()
+        paced.released.set()
         await asyncio.gather(*(reader.attempt(2) for reader in readers))
         print(f"handed over {now() - told_at:.2f} s after SIGTERM")
         assert await first.exited() == 0
@@ -50,12 +58,13 @@ async def test_the_runs_of_a_server_that_stops_go_on_at_once(start_server: Start
 
 
 async def test_a_server_that_was_frozen_writes_nothing_into_runs_that_have_moved(
-    start_server: StartServer,
+    start_server: StartServer, paced: PacedServer
 ) -> None:
+    paced.held_at = 20
     async with asyncio.timeout(100), AsyncExitStack() as opened:
         frozen = await start_server()
         client = await opened.enter_async_context(frozen.client())
-        names = [await create(client, words(80, every_ms=50)) for _ in range(RUNS)]
+        names = [await create(client, words(80, every_ms=5)) for _ in range(RUNS)]
         second = await start_server()
         other = await opened.enter_async_context(second.client())
         readers = [Reader(other.watch(name)) for name in names]
@@ -63,6 +72,7 @@ async def test_a_server_that_was_frozen_writes_nothing_into_runs_that_have_moved
         now = asyncio.get_running_loop().time
         frozen_at = now()
         frozen.freeze()
+        paced.released.set()  # all that it has missed waits for it
         await asyncio.gather(*(reader.attempt(2) for reader in readers))
         print(f"taken over {now() - frozen_at:.2f} s after SIGSTOP")
         frozen.thaw()

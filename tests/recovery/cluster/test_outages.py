@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 from assistants.client import Run
 from assistants.server.health import NATS, RUN_SERVICE
 from tests.cluster_parts import NatsServer, Postgres
-from tests.paced_http import answer, words
+from tests.paced_http import PacedServer, answer, words
 from tests.recovery.cluster.conftest import StartServer
 from tests.recovery.cluster.runs import create
 from tests.recovery.journals import Reader, assert_done_once, ended
@@ -14,14 +14,15 @@ from tests.serving import NOT_SERVING, SERVING
 
 
 async def test_without_the_broker_runs_go_on_are_watched_and_are_accepted(
-    start_server: StartServer, nats_broker: NatsServer
+    start_server: StartServer, nats_broker: NatsServer, paced: PacedServer
 ) -> None:
+    paced.held_at = 60
     async with asyncio.timeout(100), AsyncExitStack() as opened:
         servers = [await start_server(slots=2) for _ in range(2)]
         clients = [await opened.enter_async_context(server.client()) for server in servers]
-        names = [await create(clients[0], words(100, every_ms=60)) for _ in range(4)]
+        names = [await create(clients[0], words(100, every_ms=20)) for _ in range(4)]
         readers = [Reader(client.watch(name)) for name in names for client in clients]
-        await asyncio.gather(*(reader.pieces(5) for reader in readers))
+        await asyncio.gather(*(reader.pieces(1) for reader in readers))
         health = [await opened.enter_async_context(server.health(NATS)) for server in servers]
         for states in health:
             assert await anext(states) == SERVING
@@ -33,13 +34,15 @@ async def test_without_the_broker_runs_go_on_are_watched_and_are_accepted(
             async with server.health(RUN_SERVICE) as states:
                 assert await anext(states) == SERVING
         accepted = [await create(client, words(5, every_ms=1)) for client in clients]
-        await asyncio.gather(*(reader.pieces(30) for reader in readers))
+        await asyncio.gather(*(reader.pieces(2) for reader in readers))
         for name in accepted:
             assert (await clients[0].get_run(name)).state == Run.STATE_QUEUED
 
+        await asyncio.gather(*(reader.text(answer(60)) for reader in readers))
         await nats_broker.start()
         for states in health:
             assert await anext(states) == SERVING
+        paced.released.set()
         for number, reader in enumerate(readers):
             told = await ended(clients[0], names[number // 2])
             assert_done_once(told)
